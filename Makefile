@@ -1,0 +1,50 @@
+# Two commands do everything on a fresh Debian 12 machine, as root, with a Rust toolchain:
+#
+#   make demo    install what is missing, build, and run a container in its own virtual machine
+#   make test    everything that CI runs
+#
+# All of them work twice in a row; the second time there is little left to do.
+
+SHELL := /bin/bash
+TARGET := x86_64-unknown-linux-gnu
+RELEASE := target/release
+PREFIX ?= /usr/local
+MINI_OS := $(RELEASE)/clear-mini-os
+
+.PHONY: help demo test build bench install uninstall clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+# The agent is static: it is the only program in its guest. The others are ordinary programs of the host.
+build:
+	@scripts/install-deps build
+	cargo build --release --locked --package cor --package mini_os
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile agent --locked --package agent --target $(TARGET)
+	@install -m 0755 target/$(TARGET)/agent/clear-agent $(RELEASE)/clear-agent
+
+demo:
+	@scripts/install-deps demo
+	@$(MAKE) --no-print-directory build
+	@scripts/demo $(RELEASE)
+
+test:
+	@scripts/install-deps test
+	@$(MAKE) --no-print-directory build
+	cargo xtask ci
+
+bench: build
+	@scripts/install-deps test
+	cargo xtask bench
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 0755 $(RELEASE)/cor $(RELEASE)/clear-mini-os $(RELEASE)/clear-agent $(DESTDIR)$(PREFIX)/bin
+	install -m 0644 docs/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
+
+uninstall:
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,cor clear-mini-os clear-agent)
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/man/man8/,$(notdir $(wildcard docs/man/*.8)))
+
+clean:
+	cargo clean

@@ -1,0 +1,172 @@
+//! Device rules of a container as a BPF program for its cgroup.
+//!
+//! ```text
+//!   r1 struct bpf_cgroup_dev_ctx { access << 16 | type, major, minor }
+//!   r2 access still undecided   r3 type   r4 major   r5 minor
+//!   for each rule, the last first:
+//!     not its type, major or minor ─► next rule
+//!     deny:  one of its accesses is undecided ─► return 0
+//!     allow: its accesses are decided; none left ─► return 1
+//!   return 0
+//! ```
+
+use crate::error::{Doing, Result};
+use crate::sys::{self, BpfInstruction};
+use guest_protocol::message::{DeviceKind, DeviceRule};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Operation codes of `include/uapi/linux/bpf.h` and `bpf_common.h`, as far as they are used.
+mod op {
+    pub const LOAD_WORD: u8 = 0x61; // BPF_LDX | BPF_MEM | BPF_W
+    pub const MOVE_REGISTER: u8 = 0xbc; // BPF_ALU | BPF_MOV | BPF_X
+    pub const MOVE: u8 = 0xb4; // BPF_ALU | BPF_MOV | BPF_K
+    pub const AND: u8 = 0x54; // BPF_ALU | BPF_AND | BPF_K
+    pub const SHIFT_RIGHT: u8 = 0x74; // BPF_ALU | BPF_RSH | BPF_K
+    pub const JUMP_EQUAL: u8 = 0x16; // BPF_JMP32 | BPF_JEQ | BPF_K
+    pub const JUMP_NOT_EQUAL: u8 = 0x56; // BPF_JMP32 | BPF_JNE | BPF_K
+    pub const EXIT: u8 = 0x95; // BPF_JMP | BPF_EXIT
+}
+
+/// BPF_DEVCG_DEV_BLOCK and BPF_DEVCG_DEV_CHAR.
+const BLOCK: i32 = 1;
+const CHAR: i32 = 2;
+
+fn instruction(code: u8, to: u8, from: u8, offset: i16, immediate: i32) -> BpfInstruction {
+    BpfInstruction { code, registers: to | from << 4, offset, immediate }
+}
+
+/// The program for these rules. What no rule allows is denied.
+fn compile(rules: &[DeviceRule]) -> Vec<BpfInstruction> {
+    let mut program = vec![
+        instruction(op::LOAD_WORD, 2, 1, 0, 0),
+        instruction(op::MOVE_REGISTER, 3, 2, 0, 0),
+        instruction(op::AND, 3, 0, 0, 0xffff),
+        instruction(op::SHIFT_RIGHT, 2, 0, 0, 16),
+        instruction(op::LOAD_WORD, 4, 1, 4, 0),
+        instruction(op::LOAD_WORD, 5, 1, 8, 0),
+    ];
+    for rule in rules.iter().rev() {
+        program.extend(compile_rule(rule));
+    }
+    program.extend(give(0));
+    program
+}
+
+fn give(result: i32) -> [BpfInstruction; 2] {
+    [instruction(op::MOVE, 0, 0, 0, result), instruction(op::EXIT, 0, 0, 0, 0)]
+}
+
+fn compile_rule(rule: &DeviceRule) -> Vec<BpfInstruction> {
+    let kind = match rule.kind {
+        None => None,
+        Some(DeviceKind::Block) => Some(BLOCK),
+        Some(DeviceKind::Char) => Some(CHAR),
+        // The device cgroup knows no pipes.
+        Some(DeviceKind::Fifo) => return Vec::new(),
+    };
+    let access = i32::from(rule.access & 7);
+    let mut act = if rule.allow {
+        vec![instruction(op::AND, 2, 0, 0, !access & 7), instruction(op::JUMP_NOT_EQUAL, 2, 0, 2, 0)]
+    } else {
+        vec![
+            instruction(op::MOVE_REGISTER, 0, 2, 0, 0),
+            instruction(op::AND, 0, 0, 0, access),
+            instruction(op::JUMP_EQUAL, 0, 0, 2, 0),
+        ]
+    };
+    act.extend(give(i32::from(rule.allow)));
+    let tests = [(3, kind), (4, rule.major.map(|n| n as i32)), (5, rule.minor.map(|n| n as i32))];
+    let tests: Vec<_> = tests.iter().filter_map(|(register, value)| value.map(|v| (*register, v))).collect();
+    let count = tests.len();
+    let jumps = tests.iter().enumerate().map(|(i, (register, value))| {
+        instruction(op::JUMP_NOT_EQUAL, *register, 0, (count - 1 - i + act.len()) as i16, *value)
+    });
+    jumps.chain(act.iter().copied()).collect()
+}
+
+/// Puts these rules into force for a cgroup; `old` rules are taken off afterwards.
+///
+/// # Errors
+/// When the kernel refuses the program or has no BPF for cgroups.
+pub fn install(cgroup: BorrowedFd<'_>, rules: &[DeviceRule], old: Option<OwnedFd>) -> Result<OwnedFd> {
+    let what = || "set the device rules".to_owned();
+    let program = sys::bpf_load_device_filter(&compile(rules)).doing(what)?;
+    sys::bpf_attach_device_filter(cgroup, program.as_fd(), true).doing(what)?;
+    if let Some(old) = old {
+        sys::bpf_attach_device_filter(cgroup, old.as_fd(), false).doing(what)?;
+    }
+    Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Runs a program of the operations above; `None` for anything that the kernel would refuse.
+    fn run(program: &[BpfInstruction], context: [u32; 3]) -> Option<u32> {
+        let mut registers = [0u32; 11];
+        let mut at = 0usize;
+        for _ in 0..100_000 {
+            let i = program.get(at)?;
+            let (to, from) = (usize::from(i.registers & 15), usize::from(i.registers >> 4));
+            at += 1;
+            match i.code {
+                op::LOAD_WORD => registers[to] = context[i.offset as usize / 4],
+                op::MOVE_REGISTER => registers[to] = registers[from],
+                op::MOVE => registers[to] = i.immediate as u32,
+                op::AND => registers[to] &= i.immediate as u32,
+                op::SHIFT_RIGHT => registers[to] >>= i.immediate,
+                op::JUMP_EQUAL if registers[to] == i.immediate as u32 => at += i.offset as usize,
+                op::JUMP_NOT_EQUAL if registers[to] != i.immediate as u32 => at += i.offset as usize,
+                op::JUMP_EQUAL | op::JUMP_NOT_EQUAL => {}
+                op::EXIT => return Some(registers[0]),
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    /// What the rules mean: each kind of access is decided by the last rule about it.
+    fn allowed(rules: &[DeviceRule], kind: DeviceKind, major: u32, minor: u32, access: u8) -> bool {
+        [1, 2, 4].iter().filter(|bit| access & **bit != 0).all(|bit| {
+            let about = |r: &&DeviceRule| {
+                r.kind.is_none_or(|k| k == kind)
+                    && r.major.is_none_or(|n| n == major)
+                    && r.minor.is_none_or(|n| n == minor)
+                    && r.access & bit != 0
+            };
+            rules.iter().rev().find(about).is_some_and(|r| r.allow)
+        })
+    }
+
+    fn rule() -> impl Strategy<Value = DeviceRule> {
+        let kind = prop_oneof![
+            Just(None),
+            Just(Some(DeviceKind::Char)),
+            Just(Some(DeviceKind::Block)),
+            Just(Some(DeviceKind::Fifo))
+        ];
+        let number = || prop::option::of(prop_oneof![0u32..3, Just(u32::MAX)]);
+        (any::<bool>(), kind, number(), number(), 0u8..8)
+            .prop_map(|(allow, kind, major, minor, access)| DeviceRule { allow, kind, major, minor, access })
+    }
+
+    proptest! {
+        #[test]
+        fn the_program_decides_as_the_rules_do(
+            rules in prop::collection::vec(rule(), 0..12),
+            block in any::<bool>(), major in 0u32..3, minor in 0u32..3, access in 1u8..8,
+        ) {
+            let (kind, number) = if block { (DeviceKind::Block, 1) } else { (DeviceKind::Char, 2) };
+            let context = [u32::from(access) << 16 | number, major, minor];
+            let expected = allowed(&rules, kind, major, minor, access);
+            prop_assert_eq!(run(&compile(&rules), context), Some(u32::from(expected)));
+        }
+    }
+
+    #[test]
+    fn without_rules_everything_is_denied() {
+        assert_eq!(run(&compile(&[]), [2 << 16 | 2, 1, 3]), Some(0));
+    }
+}

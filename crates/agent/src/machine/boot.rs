@@ -1,0 +1,127 @@
+//! The first things that PID 1 does: virtual file systems, a root that containers can leave, control groups, loopback.
+
+use crate::error::{Doing, Result};
+use crate::{log, sys};
+use guest_protocol::message::Stamp;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, UnmountFlags};
+use std::ffi::CStr;
+
+/// Where the machine keeps what it mounts for containers.
+pub const RUN: &str = "/run/clear";
+
+/// Directory on which a container's first process mounts its root, in its own mount namespace.
+pub const ROOT: &str = "/run/clear/root";
+
+/// Root of the control groups.
+pub const CGROUP: &str = "/sys/fs/cgroup";
+
+/// A stamp of now.
+pub fn stamp(name: &str) -> Stamp {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let boottime_us = now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000;
+    Stamp { name: name.to_owned(), boottime_us }
+}
+
+/// Mounts what the machine needs. Works on a writable initramfs and on a read-only image with the directories in it.
+///
+/// # Errors
+/// When the machine would be useless without it.
+pub fn mount_all() -> Result<()> {
+    for dir in ["/dev", "/proc", "/sys", "/run"] {
+        // Exists in an image; a missing one shows itself at the mount.
+        let _ = rustix::fs::mkdir(dir, Mode::from_raw_mode(0o755));
+    }
+    leave_rootfs()?;
+    let quiet = MountFlags::NOSUID | MountFlags::NOEXEC;
+    mount("devtmpfs", "/dev", MountFlags::NOSUID, c"mode=0755")?;
+    mount("proc", "/proc", quiet | MountFlags::NODEV, c"")?;
+    mount("sysfs", "/sys", quiet | MountFlags::NODEV, c"")?;
+    // Containers' shares are mounted below /run, so programs and devices must be possible there.
+    mount("tmpfs", "/run", MountFlags::NOSUID, c"mode=0755")?;
+    for dir in [RUN, ROOT, "/run/clear/share", "/run/clear/disk"] {
+        rustix::fs::mkdir(dir, Mode::from_raw_mode(0o755)).doing(|| format!("make directory {dir}"))?;
+    }
+    mount("cgroup2", CGROUP, quiet | MountFlags::NODEV, c"")?;
+    for controller in ["cpu", "cpuset", "memory", "pids", "io", "hugetlb"] {
+        // One at a time: a kernel without one of them still gives the others.
+        let _ = std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", format!("+{controller}"));
+    }
+    Ok(())
+}
+
+fn mount(fstype: &str, target: &str, flags: MountFlags, data: &CStr) -> Result<()> {
+    match rustix::mount::mount(fstype, target, fstype, flags, data) {
+        // The kernel has mounted /dev itself.
+        Err(rustix::io::Errno::BUSY) => Ok(()),
+        result => result.doing(|| format!("mount {fstype} at {target}")),
+    }
+}
+
+/// An initramfs is the kernel's own root mount, which pivot_root(2) cannot leave: bind it over itself and go there. Read-only,
+/// so that nobody writes to the agent's program through /proc.
+fn leave_rootfs() -> Result<()> {
+    /// RAMFS_MAGIC and TMPFS_MAGIC of `include/uapi/linux/magic.h`.
+    const IN_MEMORY: [i64; 2] = [0x8584_58f6, 0x0102_1994];
+    let kind = rustix::fs::statfs("/").doing(|| "look at /".into())?.f_type;
+    #[expect(clippy::unnecessary_cast, reason = "the type differs between architectures")]
+    if !IN_MEMORY.contains(&(kind as i64)) {
+        return Ok(());
+    }
+    let what = || "bind the initramfs over itself".to_owned();
+    let readonly = MountFlags::BIND | MountFlags::RDONLY;
+    rustix::mount::mount_remount("/", readonly, c"").doing(what)?;
+    rustix::mount::mount_bind("/", "/run").doing(what)?;
+    rustix::mount::mount_remount("/run", readonly, c"").doing(what)?;
+    rustix::process::chdir("/run").doing(what)?;
+    rustix::mount::mount_move(".", "/").doing(what)?;
+    rustix::process::chroot(".").doing(what)?;
+    rustix::process::chdir("/").doing(what)
+}
+
+/// Puts /dev/null at the standard files, so that no later file gets their numbers.
+///
+/// # Errors
+/// When /dev/null cannot be opened.
+pub fn null_stdio() -> Result<()> {
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| "open /dev/null".into())?;
+    for number in 0..3 {
+        use rustix::fd::{AsFd, AsRawFd};
+        if null.as_raw_fd() != number {
+            sys::put_at(null.as_fd(), number).doing(|| "set the standard files".into())?;
+        }
+    }
+    use rustix::fd::{AsRawFd, IntoRawFd};
+    if null.as_raw_fd() < 3 {
+        // It has become one of the standard files and stays open.
+        let _ = null.into_raw_fd();
+    }
+    Ok(())
+}
+
+/// Brings the loopback interface up.
+pub fn loopback_up() {
+    use rustix::fd::AsFd;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let up = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .and_then(|socket| sys::interface_up(socket.as_fd(), "lo"));
+    if let Err(e) = up {
+        log::debug(&format!("bring lo up: {e}"));
+    }
+}
+
+/// Whether the kernel's command line holds this word.
+pub fn kernel_parameter(word: &str) -> bool {
+    std::fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.split_whitespace().any(|w| w == word))
+}
+
+/// Unmounts everything below [`RUN`], best effort, so that disks are clean.
+pub fn unmount_all() {
+    let Ok(mounts) = std::fs::read_to_string("/proc/self/mounts") else { return };
+    for target in mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)) {
+        if target.starts_with(RUN) {
+            let _ = rustix::mount::unmount(target, UnmountFlags::DETACH);
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Finds the virtio-serial port to the host.
+
+use crate::error::{Doing, Result, failed};
+use guest_protocol::CHANNEL_NAME;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+const PORTS: &str = "/sys/class/virtio-ports";
+
+/// How long the port may take to appear, and the host to connect.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Opens the port named [`CHANNEL_NAME`], non-blocking, once the host is connected to it.
+///
+/// # Errors
+/// When there is no such port, or no host, in time.
+pub fn open() -> Result<OwnedFd> {
+    let device = wait_for(find).ok_or_else(|| {
+        failed(format!(
+            "no virtio-serial port named {CHANNEL_NAME} within {} s; give the machine one and its driver",
+            DEADLINE.as_secs()
+        ))
+    })?;
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    // devtmpfs makes the node a moment after sysfs shows the port.
+    let port = wait_for(|| rustix::fs::open(&device, flags, Mode::empty()).ok())
+        .ok_or_else(|| failed(format!("cannot open {}", device.display())))?;
+    let connected = || {
+        let mut fds = [PollFd::new(&port, PollFlags::OUT)];
+        poll(&mut fds, Some(&Timespec::default())).ok()?;
+        (!fds[0].revents().contains(PollFlags::HUP)).then_some(())
+    };
+    wait_for(connected).ok_or_else(|| {
+        failed(format!("nobody on the host connected to {CHANNEL_NAME} within {} s", DEADLINE.as_secs()))
+    })?;
+    Ok(port)
+}
+
+fn find() -> Option<PathBuf> {
+    for entry in std::fs::read_dir(PORTS).ok()?.flatten() {
+        let name = std::fs::read_to_string(entry.path().join("name")).unwrap_or_default();
+        if name.trim_end() == CHANNEL_NAME {
+            return Some(PathBuf::from("/dev").join(entry.file_name()));
+        }
+    }
+    None
+}
+
+/// Asks until there is an answer or [`DEADLINE`] has passed. Drivers probe in the background for some milliseconds.
+fn wait_for<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let start = Instant::now();
+    let mut pause = Duration::from_micros(200);
+    loop {
+        if let Some(answer) = ask() {
+            return Some(answer);
+        }
+        if start.elapsed() > DEADLINE {
+            return None;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(10));
+    }
+}
+
+/// Release of the running kernel.
+pub fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// Waits like for a port, for a file of the machine (a disk's node).
+///
+/// # Errors
+/// When it does not appear in time.
+pub fn wait_for_device(what: &str, ask: impl FnMut() -> Option<PathBuf>) -> Result<PathBuf> {
+    wait_for(ask).ok_or(rustix::io::Errno::NODEV).doing(|| format!("wait for {what}"))
+}

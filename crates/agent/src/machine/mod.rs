@@ -1,0 +1,14 @@
+//! The machine itself: what PID 1 does before, beside and after containers.
+//!
+//! ```text
+//!   boot ─► modules ─► channel        once, in this order
+//!   shares  clock                     for a Setup
+//!   power                             at the end, whatever the reason
+//! ```
+
+pub mod boot;
+pub mod channel;
+pub mod clock;
+pub mod modules;
+pub mod power;
+pub mod shares;

@@ -1,0 +1,105 @@
+//! Messages: to standard error for people, to `--log` for engines.
+//!
+//! An error is always on standard error, as one line `cor: ...`, and in the log. Warnings and less are on standard error
+//! only when there is no log.
+
+use crate::cli::{Global, LogFormat};
+use anyhow::Context as _;
+use std::fs::{File, OpenOptions};
+use std::io::{IsTerminal, Write};
+
+/// How bad a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Debug,
+    Info,
+    Warning,
+    Error,
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            Level::Debug => "debug",
+            Level::Info => "info",
+            Level::Warning => "warning",
+            Level::Error => "error",
+        }
+    }
+}
+
+/// Where messages go.
+#[derive(Debug)]
+pub struct Log {
+    file: Option<File>,
+    format: LogFormat,
+    least: Level,
+}
+
+impl Log {
+    /// Opens the log file, if one is named.
+    pub fn open(global: &Global) -> anyhow::Result<Self> {
+        let file = match &global.log {
+            Some(path) => Some(
+                OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .open(path)
+                    .with_context(|| format!("opening log file {}", path.display()))?,
+            ),
+            None => None,
+        };
+        let least = if global.debug { Level::Debug } else { Level::Info };
+        Ok(Log { file, format: global.log_format, least })
+    }
+
+    /// Something failed.
+    pub fn error(&self, message: &str) {
+        self.put(Level::Error, message);
+    }
+
+    /// Something is not as asked for.
+    pub fn warn(&self, message: &str) {
+        self.put(Level::Warning, message);
+    }
+
+    /// Something for developers.
+    pub fn debug(&self, message: &str) {
+        self.put(Level::Debug, message);
+    }
+
+    fn put(&self, level: Level, message: &str) {
+        if level < self.least {
+            return;
+        }
+        let message: String = message.chars().map(|c| if c == '\n' { ' ' } else { c }).collect();
+        if let Some(mut file) = self.file.as_ref() {
+            // A full log disk must not fail what is being done.
+            let _ = writeln!(file, "{}", self.line(level, &message));
+        }
+        if level == Level::Error || self.file.is_none() {
+            let word = match level {
+                Level::Error => "",
+                Level::Warning => "warning: ",
+                Level::Info | Level::Debug => "note: ",
+            };
+            let mut stderr = std::io::stderr().lock();
+            let (on, off) = match level {
+                Level::Error if stderr.is_terminal() => ("\x1b[31m", "\x1b[0m"),
+                Level::Warning if stderr.is_terminal() => ("\x1b[33m", "\x1b[0m"),
+                _ => ("", ""),
+            };
+            let _ = writeln!(stderr, "{on}cor: {word}{message}{off}");
+        }
+    }
+
+    fn line(&self, level: Level, message: &str) -> String {
+        let time = humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string();
+        match self.format {
+            LogFormat::Json => {
+                serde_json::json!({"level": level.name(), "msg": message, "time": time}).to_string()
+            }
+            LogFormat::Text => format!("time={time:?} level={} msg={message:?}", level.name()),
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The program `cor`; see the library of the same name.
+
+fn main() -> std::process::ExitCode {
+    cor::main()
+}

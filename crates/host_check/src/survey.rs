@@ -1,0 +1,108 @@
+//! Gathers [`HostFacts`] by reading files: about a millisecond, no process started.
+
+use crate::facts::{HostFacts, Kvm};
+use crate::{Root, cgroups, kvm_probe, mounts, probe_record, qemu};
+
+/// Reads what a plan has to know about the host.
+///
+/// The KVM probe, by far the dearest part, runs once per boot: its verdict is kept below `/run/clear-containers`, unless
+/// [`Root::without_probe_record`] says otherwise. What cannot be read counts as zero or absent; the checks say so.
+#[must_use]
+pub fn survey(root: &Root) -> HostFacts {
+    let meminfo = root.read("/proc/meminfo").unwrap_or_default();
+    HostFacts {
+        arch: root.arch().to_owned(),
+        cpus: allowed_cpus(root),
+        memory_total_mib: mebibytes(&meminfo, "MemTotal:"),
+        memory_available_mib: mebibytes(&meminfo, "MemAvailable:"),
+        kvm: kvm(root),
+        qemu: qemu::find(root),
+        cgroups: cgroups::layout(&mounts::read(root)),
+    }
+}
+
+fn kvm(root: &Root) -> Kvm {
+    let device = root.path("/dev/kvm");
+    // A missing or forbidden device is seen afresh each time, so its repair is too.
+    if let Err(error) = kvm_probe::open(&device) {
+        return Kvm::Unusable(error.to_string());
+    }
+    probe_record::or_probe(root, || match kvm_probe::run(&device) {
+        Ok(()) => Kvm::Usable,
+        Err(error) => Kvm::Unusable(error.to_string()),
+    })
+}
+
+/// A field of /proc/meminfo, which counts in KiB.
+fn mebibytes(meminfo: &str, key: &str) -> u64 {
+    let rest = meminfo.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("");
+    rest.split_whitespace().next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
+/// CPUs in this process's affinity; at least the one it runs on.
+fn allowed_cpus(root: &Root) -> u32 {
+    let list = root.field("/proc/self/status", "Cpus_allowed_list:").unwrap_or_default();
+    list.split(',').map(range_length).sum::<u32>().max(1)
+}
+
+/// `3` -> 1, `0-7` -> 8
+fn range_length(range: &str) -> u32 {
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    match (first.parse::<u16>(), last.parse::<u16>()) {
+        (Ok(first), Ok(last)) if first <= last => u32::from(last - first) + 1,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::Cgroups;
+    use crate::fake_host::FakeHost;
+
+    #[test]
+    fn a_good_host() {
+        let host = FakeHost::new();
+        let facts = survey(&host.root());
+        assert_eq!((facts.arch.as_str(), facts.cpus), ("x86_64", 4));
+        assert_eq!((facts.memory_total_mib, facts.memory_available_mib), (16000, 12000));
+        assert_eq!(facts.qemu.map(|qemu| qemu.version), Some((10, 0)));
+        assert_eq!(facts.cgroups, Cgroups::V2("/sys/fs/cgroup".into()));
+        assert_eq!(facts.kvm, Kvm::Usable);
+    }
+
+    #[test]
+    fn an_empty_host_gives_facts_too() {
+        let empty = tempfile::tempdir().unwrap();
+        let facts = survey(&Root::at(empty.path()));
+        assert_eq!((facts.cpus, facts.memory_total_mib, facts.qemu), (1, 0, None));
+        assert!(matches!(facts.kvm, Kvm::Unusable(why) if why.contains("does not exist")));
+        assert!(matches!(facts.cgroups, Cgroups::None(_)));
+    }
+
+    #[test]
+    fn a_device_that_is_not_kvm_is_probed_and_refused() {
+        let host = FakeHost::new();
+        host.forget_probe();
+        assert!(matches!(survey(&host.root()).kvm, Kvm::Unusable(why) if why.contains("not the KVM device")));
+    }
+
+    #[test]
+    fn cpu_lists() {
+        let host = FakeHost::new();
+        for (list, count) in [("0", 1), ("0-1,4", 3), ("", 1), ("9-3", 1), ("0-70000", 1)] {
+            host.write("/proc/self/status", &format!("Name:\tx\nCpus_allowed_list:\t{list}\n"));
+            assert_eq!(allowed_cpus(&host.root()), count, "{list}");
+        }
+    }
+
+    #[test]
+    fn this_host() {
+        let facts = survey(&Root::host().without_probe_record());
+        assert!(
+            facts.cpus >= 1
+                && facts.memory_total_mib > 0
+                && facts.memory_available_mib <= facts.memory_total_mib
+        );
+    }
+}

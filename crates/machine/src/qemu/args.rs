@@ -1,0 +1,186 @@
+//! A [`MachineSpec`] as QEMU's command line. Pure.
+
+use machine_spec::{Accelerator, Chassis, Device, MachineSpec};
+
+/// Numbers that the donated file descriptors have in QEMU.
+#[derive(Debug, Clone, Copy)]
+pub struct FdNumbers {
+    /// Agent channel.
+    pub link: i32,
+    /// QMP monitor.
+    pub monitor: i32,
+    /// Guest console.
+    pub console: i32,
+}
+
+/// The arguments after the program's name.
+pub fn args(spec: &MachineSpec, fds: FdNumbers) -> Vec<String> {
+    let mut args = Args(Vec::new());
+    args.add("-name", format!("{},process=clear-qemu", escape(&spec.name)));
+    args.flag("-nodefaults");
+    args.flag("-no-user-config");
+    // A guest that panics or powers off asks for a reset: the machine ends.
+    args.flag("-no-reboot");
+    args.add("-display", "none");
+    args.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    args.add("-machine", board(spec));
+    match spec.accelerator {
+        Accelerator::Kvm => {
+            args.add("-accel", "kvm");
+            args.add("-cpu", "host,migratable=off");
+        }
+        Accelerator::Emulation => {
+            args.add("-accel", "tcg,tb-size=128");
+            args.add("-cpu", "max");
+        }
+    }
+    args.add("-smp", spec.vcpus.to_string());
+    args.add("-m", format!("{}M", spec.memory_mib));
+    args.add("-kernel", spec.kernel.path.display().to_string());
+    if let Some(initramfs) = &spec.kernel.initramfs {
+        args.add("-initrd", initramfs.display().to_string());
+    }
+    args.add("-append", spec.cmdline());
+    args.add("-chardev", format!("socket,id=monitor,fd={}", fds.monitor));
+    args.add("-mon", "chardev=monitor,mode=control");
+    if spec.console {
+        args.add("-chardev", format!("socket,id=console,fd={}", fds.console));
+        args.add("-serial", "chardev:console");
+    }
+    for (index, device) in spec.devices.iter().enumerate() {
+        args.device(spec.chassis, index, device, fds);
+    }
+    args.0
+}
+
+/// The board and what is left out of it.
+fn board(spec: &MachineSpec) -> String {
+    let console = if spec.console { "on" } else { "off" };
+    match spec.chassis {
+        Chassis::Microvm => {
+            // Without KVM there is no kvm-clock: the guest calibrates its TSC against the PIT and hangs without it.
+            let timer = if spec.accelerator == Accelerator::Emulation { "on" } else { "off" };
+            format!(
+                "microvm,acpi=off,rtc=off,pit={timer},pic={timer},isa-serial={console},auto-kernel-cmdline=on"
+            )
+        }
+        Chassis::Q35 => {
+            let nvdimm = spec.accelerator == Accelerator::Emulation && has_pmem(spec);
+            let nvdimm = if nvdimm { ",nvdimm=on" } else { "" };
+            format!("q35,usb=off,sata=off,smbus=off,vmport=off,hpet=off{nvdimm}")
+        }
+    }
+}
+
+fn has_pmem(spec: &MachineSpec) -> bool {
+    spec.devices.iter().any(|d| matches!(d, Device::Pmem { .. }))
+}
+
+struct Args(Vec<String>);
+
+impl Args {
+    fn flag(&mut self, flag: &str) {
+        self.0.push(flag.to_string());
+    }
+
+    fn add(&mut self, flag: &str, value: impl Into<String>) {
+        self.0.push(flag.to_string());
+        self.0.push(value.into());
+    }
+
+    fn device(&mut self, chassis: Chassis, index: usize, device: &Device, fds: FdNumbers) {
+        let bus = if chassis == Chassis::Microvm { "device" } else { "pci" };
+        match device {
+            Device::AgentChannel { port } => {
+                self.add("-device", format!("virtio-serial-{bus},max_ports=2"));
+                self.add("-chardev", format!("socket,id=link,fd={}", fds.link));
+                self.add("-device", format!("virtserialport,chardev=link,name={}", escape(port)));
+            }
+            Device::Block { serial, path, readonly } => {
+                let ro = if *readonly { ",read-only=on" } else { "" };
+                let path = escape(&path.display().to_string());
+                self.add("-blockdev", format!("driver=raw,node-name=disk{index}{ro},file.driver=file,file.filename={path},file.locking=off"));
+                self.add("-device", format!("virtio-blk-{bus},drive=disk{index},serial={}", escape(serial)));
+            }
+            Device::Pmem { path, size } => {
+                let path = escape(&path.display().to_string());
+                self.add("-object", format!("memory-backend-file,id=pmem{index},mem-path={path},size={size},share=on,readonly=on,rom=off"));
+                self.add("-device", format!("virtio-pmem-pci,memdev=pmem{index}"));
+            }
+            Device::Share { tag, path, readonly } => {
+                let ro = if *readonly { ",readonly=on" } else { "" };
+                let path = escape(&path.display().to_string());
+                self.add(
+                    "-fsdev",
+                    format!(
+                        "local,id=share{index},path={path},security_model=passthrough,multidevs=remap{ro}"
+                    ),
+                );
+                self.add("-device", format!("virtio-9p-{bus},fsdev=share{index},mount_tag={}", escape(tag)));
+            }
+        }
+    }
+}
+
+/// A comma ends a value in QEMU's option syntax unless doubled.
+fn escape(text: &str) -> String {
+    text.replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use machine_spec::{Kernel, VERSION};
+
+    fn spec(accelerator: Accelerator, chassis: Chassis) -> MachineSpec {
+        MachineSpec {
+            version: VERSION,
+            name: "web".into(),
+            accelerator,
+            chassis,
+            vcpus: 2,
+            memory_mib: 256,
+            kernel: Kernel {
+                path: "/k/vmlinux".into(),
+                cmdline: vec!["quiet".into(), "panic=-1".into()],
+                initramfs: None,
+            },
+            console: true,
+            devices: vec![
+                Device::Block { serial: "mini-os".into(), path: "/k/a,b.erofs".into(), readonly: true },
+                Device::AgentChannel { port: "clear.agent".into() },
+                Device::Share { tag: "share".into(), path: "/run/cor/web/share".into(), readonly: false },
+            ],
+        }
+    }
+
+    const FDS: FdNumbers = FdNumbers { link: 10, monitor: 11, console: 12 };
+
+    #[test]
+    fn emulated_microvm_has_a_timer_and_mmio_devices() {
+        let line = args(&spec(Accelerator::Emulation, Chassis::Microvm), FDS).join(" ");
+        assert!(line.contains("-machine microvm,acpi=off,rtc=off,pit=on,pic=on,isa-serial=on"), "{line}");
+        assert!(line.contains("-device virtio-9p-device,fsdev=share2,mount_tag=share"), "{line}");
+        assert!(line.contains("-append quiet panic=-1"), "{line}");
+        assert!(line.contains("socket,id=link,fd=10"), "{line}");
+        assert!(line.contains("file.filename=/k/a,,b.erofs,"), "commas must not end a value: {line}");
+    }
+
+    #[test]
+    fn kvm_microvm_has_no_legacy_timer() {
+        let line = args(&spec(Accelerator::Kvm, Chassis::Microvm), FDS).join(" ");
+        assert!(line.contains("pit=off,pic=off"), "{line}");
+        assert!(line.contains("-accel kvm -cpu host"), "{line}");
+    }
+
+    #[test]
+    fn q35_carries_pmem_on_pci() {
+        let mut spec = spec(Accelerator::Kvm, Chassis::Q35);
+        spec.console = false;
+        spec.devices[0] = Device::Pmem { path: "/k/image.erofs".into(), size: 4 << 20 };
+        let line = args(&spec, FDS).join(" ");
+        assert!(line.contains("-device virtio-pmem-pci,memdev=pmem0"), "{line}");
+        assert!(line.contains("-device virtio-serial-pci"), "{line}");
+        assert!(!line.contains("-serial chardev:"), "no UART when no console is wanted: {line}");
+    }
+}

@@ -1,0 +1,87 @@
+//! Starts a VMM process with nothing but what it needs: donated descriptors, few capabilities, no new privileges,
+//! death with its launcher.
+#![expect(unsafe_code, reason = "pre_exec runs raw system calls between fork and exec")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// What a VMM needs to serve a directory to the guest with the guest's owners and modes
+/// (`include/uapi/linux/capability.h`): CHOWN 0, DAC_OVERRIDE 1, DAC_READ_SEARCH 2, FOWNER 3, FSETID 4, MKNOD 27, SETFCAP 31.
+const SHARE_CAPABILITIES: u64 = 0b1_1111 | 1 << 27 | 1 << 31;
+
+/// Highest capability a kernel may know; dropping one it does not know is harmless.
+const LAST_CAPABILITY: i32 = 63;
+
+/// Starts `program` with `args`; `donated` keep their numbers in it.
+pub fn spawn(
+    program: &Path,
+    args: &[String],
+    donated: &[BorrowedFd<'_>],
+    log: OwnedFd,
+    shares: bool,
+) -> io::Result<Child> {
+    let keep: Vec<i32> = donated.iter().map(AsRawFd::as_raw_fd).collect();
+    let capabilities = if shares { SHARE_CAPABILITIES } else { 0 };
+    // SAFETY: getpid(2) has no preconditions.
+    let parent = unsafe { libc::getpid() };
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).env_clear();
+    // SAFETY: the closure makes only async-signal-safe system calls and allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+            if libc::getppid() != parent {
+                // The launcher died before the line above took effect.
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut none);
+            check(libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()))?;
+            for fd in &keep {
+                check(libc::fcntl(*fd, libc::F_SETFD, 0))?;
+            }
+            drop_privileges(capabilities)
+        });
+    }
+    command.spawn()
+}
+
+/// Keeps only `capabilities`, for ever.
+fn drop_privileges(capabilities: u64) -> io::Result<()> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    struct Data {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    // SAFETY: getuid and prctl take plain numbers; capset gets two live structures of the layout of capset(2), version 3.
+    unsafe {
+        if libc::geteuid() == 0 {
+            for capability in 0..=LAST_CAPABILITY {
+                if capabilities >> capability & 1 == 0 {
+                    libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
+                }
+            }
+            let header = Header { version: 0x2008_0522, pid: 0 };
+            let half = |shift: u32| {
+                let bits = (capabilities >> shift) as u32;
+                Data { effective: bits, permitted: bits, inheritable: 0 }
+            };
+            let data = [half(0), half(32)];
+            check(libc::syscall(libc::SYS_capset, &header, data.as_ptr()) as i32)?;
+        }
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    }
+}
+
+fn check(result: i32) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

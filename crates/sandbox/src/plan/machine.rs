@@ -1,0 +1,206 @@
+//! The machine: how it is executed, its board, what it boots, and its devices.
+//!
+//! ```text
+//!   accelerator  configured, else KVM if it works, else emulation with a warning
+//!   board        microvm if the kernel finds virtio-mmio devices by its command line, else q35
+//!   root         pmem (q35, kernel with DAX) ─ disk (microvm) ─ initramfs
+//! ```
+
+use super::size::Size;
+use super::{Inputs, Piece, PlanError, SHARE_TAG};
+use crate::configuration::{AcceleratorChoice, ChassisChoice};
+use host_check::facts::Kvm;
+use machine_spec::mini_os::{File, MiniOs};
+use machine_spec::{Accelerator, Chassis, Device, Kernel, MachineSpec, VERSION};
+use std::path::PathBuf;
+
+/// Serial of the disk with the mini-OS.
+const ROOT_DISK: &str = "mini-os";
+
+/// How many times longer a boot may take under emulation (seen: 5 to 10 times the CPU time, half of it waiting).
+const EMULATION_TIMEOUT_FACTOR: u32 = 4;
+
+/// Decides how guest instructions are executed, with the warning it deserves.
+pub(super) fn accelerator(inputs: &Inputs, warnings: &mut Vec<String>) -> Result<Accelerator, PlanError> {
+    let wish = inputs.configuration.machine.accelerator;
+    let required = inputs.options.require_kvm || wish == AcceleratorChoice::Kvm;
+    match (&inputs.facts.kvm, wish) {
+        (_, AcceleratorChoice::Emulation) if inputs.options.require_kvm => Err(PlanError::host(
+            "running with KVM",
+            "emulation is configured",
+            "remove --require-kvm, or set machine.accelerator to \"auto\"",
+        )),
+        (_, AcceleratorChoice::Emulation) => Ok(Accelerator::Emulation),
+        (Kvm::Usable, _) => Ok(Accelerator::Kvm),
+        (Kvm::Unusable(why), _) if required => Err(PlanError::host(
+            "running with KVM",
+            why,
+            "`cor check` tells how to get it; machine.accelerator = \"auto\" runs without, slowly",
+        )),
+        (Kvm::Unusable(why), _) => {
+            warnings
+                .push(format!("KVM cannot be used ({why}): the machine is emulated, several times slower"));
+            Ok(Accelerator::Emulation)
+        }
+    }
+}
+
+/// The program that runs the machine.
+pub(super) fn program(inputs: &Inputs) -> Result<PathBuf, PlanError> {
+    let configured = &inputs.configuration.machine.qemu;
+    match &inputs.facts.qemu {
+        _ if !configured.as_os_str().is_empty() => Ok(configured.clone()),
+        Some(found) => Ok(found.path.clone()),
+        None => Err(PlanError::host(
+            "running a machine",
+            "no QEMU was found on this host",
+            "install it (Debian: apt-get install qemu-system-x86), or name it by machine.qemu in the configuration",
+        )),
+    }
+}
+
+/// Seconds that the machine has until its agent calls.
+pub(super) fn boot_timeout_s(inputs: &Inputs, accelerator: Accelerator) -> u32 {
+    let factor = if accelerator == Accelerator::Emulation { EMULATION_TIMEOUT_FACTOR } else { 1 };
+    inputs.configuration.machine.boot_timeout_s.saturating_mul(factor)
+}
+
+/// The machine with the devices that `piece` asked for.
+pub(super) fn machine(
+    inputs: &Inputs,
+    size: &Size,
+    accelerator: Accelerator,
+    piece: &Piece,
+) -> Result<MachineSpec, PlanError> {
+    let mini_os = inputs.mini_os;
+    if mini_os.arch != inputs.facts.arch {
+        let why = format!("it is for {}, this host is {}", mini_os.arch, inputs.facts.arch);
+        return Err(PlanError::host(
+            format!("booting mini-OS {}", mini_os.origin),
+            why,
+            "build one with `clear-mini-os build`",
+        ));
+    }
+    let chassis = chassis(inputs)?;
+    let root = root(mini_os, chassis)?;
+    let console = inputs.configuration.machine.console;
+    let mut devices = vec![Device::AgentChannel { port: guest_protocol::CHANNEL_NAME.into() }];
+    devices.extend(root.device());
+    devices.push(Device::Share {
+        tag: SHARE_TAG.into(),
+        path: inputs.options.stage.clone(),
+        readonly: false,
+    });
+    devices.extend(piece.devices.iter().cloned());
+    let mut cmdline = root.parameters(accelerator);
+    cmdline.extend(parameters(accelerator, console).into_iter().map(String::from));
+    cmdline.extend(inputs.configuration.container.kernel_parameters.iter().cloned());
+    let initramfs = match root {
+        Root::Initramfs(file) => Some(file.path.clone()),
+        Root::Disk(_) | Root::Pmem(_) => None,
+    };
+    let spec = MachineSpec {
+        version: VERSION,
+        name: inputs.id.to_string(),
+        accelerator,
+        chassis,
+        vcpus: size.vcpus,
+        memory_mib: size.memory_mib,
+        kernel: Kernel { path: mini_os.kernel.path.clone(), cmdline, initramfs },
+        console,
+        devices,
+    };
+    spec.validate()?;
+    Ok(spec)
+}
+
+fn chassis(inputs: &Inputs) -> Result<Chassis, PlanError> {
+    let microvm = inputs.mini_os.features.virtio_mmio;
+    match inputs.configuration.machine.chassis {
+        ChassisChoice::Q35 => Ok(Chassis::Q35),
+        ChassisChoice::Auto if microvm => Ok(Chassis::Microvm),
+        ChassisChoice::Auto => Ok(Chassis::Q35),
+        ChassisChoice::Microvm if microvm => Ok(Chassis::Microvm),
+        ChassisChoice::Microvm => Err(PlanError::host(
+            "a machine with chassis microvm",
+            format!("kernel {} does not find virtio-mmio devices without modules", inputs.mini_os.release),
+            "use chassis q35, or build the mini-OS with `clear-mini-os build --kernel source`",
+        )),
+    }
+}
+
+/// What the guest's kernel mounts as its root.
+#[derive(Clone, Copy)]
+enum Root<'a> {
+    Initramfs(&'a File),
+    Disk(&'a File),
+    Pmem(&'a File),
+}
+
+fn root(mini_os: &MiniOs, chassis: Chassis) -> Result<Root<'_>, PlanError> {
+    let features = mini_os.features;
+    if let Some(image) = &mini_os.image {
+        match chassis {
+            // One copy of the image in the host's page cache serves all machines.
+            Chassis::Q35 if features.dax_root => return Ok(Root::Pmem(image)),
+            _ if features.block_root => return Ok(Root::Disk(image)),
+            _ => {}
+        }
+    }
+    mini_os.initramfs.as_ref().map(Root::Initramfs).ok_or_else(|| {
+        PlanError::host(
+            format!("booting mini-OS {}", mini_os.origin),
+            "it has no initramfs, and its kernel cannot mount its image without modules",
+            "rebuild it with `clear-mini-os build`, or list mini_os.kernel_features",
+        )
+    })
+}
+
+impl Root<'_> {
+    fn device(&self) -> Option<Device> {
+        match self {
+            Root::Initramfs(_) => None,
+            Root::Disk(image) => {
+                Some(Device::Block { serial: ROOT_DISK.into(), path: image.path.clone(), readonly: true })
+            }
+            Root::Pmem(image) => Some(Device::Pmem { path: image.path.clone(), size: image.size }),
+        }
+    }
+
+    fn parameters(&self, accelerator: Accelerator) -> Vec<String> {
+        let erofs = |device: &str, options: Option<&str>| {
+            let flags = options.map(|options| format!("rootflags={options}"));
+            let all = [format!("root={device}"), "rootfstype=erofs".into(), "ro".into(), "init=/init".into()];
+            all.into_iter().chain(flags).collect()
+        };
+        match self {
+            Root::Initramfs(_) => Vec::new(),
+            Root::Disk(_) => erofs("/dev/vda", None),
+            // Under emulation the image is an NVDIMM without label, which refuses DAX.
+            Root::Pmem(_) if accelerator == Accelerator::Emulation => erofs("/dev/pmem0", None),
+            Root::Pmem(_) => erofs("/dev/pmem0", Some("dax=always")),
+        }
+    }
+}
+
+/// Kernel parameters of every machine. Each must earn its place: on q35, `i8042.no*`, `8250.nr_uarts=1` and `pci=lastbus=0`
+/// changed the number of instructions up to init by nothing that could be measured, so they are not here.
+fn parameters(accelerator: Accelerator, console: bool) -> Vec<&'static str> {
+    let mut all = vec![
+        "quiet",                    // each console byte is an exit to the VMM
+        "panic=-1",                 // reboot at once: the VMM ends on it
+        "reboot=t",                 // by triple fault, the one way that every board has
+        "random.trust_cpu=on", // the pool is ready when init starts; the host's entropy follows with the set-up
+        "rcupdate.rcu_expedited=1", // no grace periods of milliseconds while booting
+        "cryptomgr.notests",   // self tests of the crypto drivers
+    ];
+    if console {
+        all.push("console=ttyS0");
+    }
+    match accelerator {
+        // kvm-clock and TSC are steady under KVM; under emulation the checks of timer and TSC are what finds the clock.
+        Accelerator::Kvm => all.extend(["tsc=reliable", "no_timer_check"]),
+        Accelerator::Emulation => {}
+    }
+    all
+}

@@ -1,0 +1,31 @@
+//! What the end-to-end tests stand on: they run the real programs, and no library of this workspace.
+//!
+//! ```text
+//!   Sandbox   private --root, configuration and directory of one test; on drop: delete --force of everything, then
+//!      │      the leak check (processes, mounts, control groups, interfaces, files)
+//!      ├─ Bundle     rootfs with a static busybox, config.json out of `cor spec` and changed by the test
+//!      ├─ Cor        one `cor` command with a deadline ─► Output (code, stdout, stderr)
+//!      └─ Container  a container that runs `sleep`, for tests that exec into it
+//!   Terminal  a pseudo-terminal with a program on it      ConsoleSocket  what an engine listens on
+//! ```
+//!
+//! Environment: `CLEAR_TEST_PROGRAMS` (directory of the programs), `CLEAR_MINI_OS_STORE` (store of mini-OSes) and
+//! `CLEAR_TEST_MINI_OS` (name of the one to boot; else `container` if there is one, else `default`).
+
+mod bundle;
+mod command;
+mod container;
+mod leak;
+mod programs;
+mod sandbox;
+mod terminal;
+mod wait;
+
+pub use bundle::{Bundle, full_capabilities, mount, remove_namespace};
+pub use command::{Command, Output, Running};
+pub use container::Container;
+pub use leak::{Leaks, processes_with};
+pub use programs::Programs;
+pub use sandbox::Sandbox;
+pub use terminal::{ConsoleSocket, Terminal, send_signal};
+pub use wait::{PATIENCE, until};

@@ -1,0 +1,171 @@
+//! `cargo xtask ci`: what `make test` runs, in order: what is quick and breaks often comes first.
+
+use crate::tidy;
+use crate::tree::Tree;
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Which steps to run.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Show the steps and run none
+    #[arg(long)]
+    list: bool,
+    /// Run only these steps
+    #[arg(long, value_name = "STEP", num_args = 1.., conflicts_with = "list")]
+    only: Vec<String>,
+}
+
+/// What a step does.
+enum Work {
+    /// Runs cargo with these words.
+    Cargo(&'static [&'static str]),
+    /// Runs a part of this program.
+    Own(fn(&Path) -> Result<()>),
+}
+
+struct Step {
+    name: &'static str,
+    headline: &'static str,
+    work: Work,
+}
+
+const STEPS: &[Step] = &[
+    Step { name: "format", headline: "source is formatted", work: Work::Cargo(&["fmt", "--all", "--check"]) },
+    Step { name: "tidy", headline: "house rules", work: Work::Own(tidy::run) },
+    Step { name: "scripts", headline: "shell scripts", work: Work::Own(check_scripts) },
+    Step {
+        name: "lint",
+        headline: "lints, warnings are errors",
+        work: Work::Cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--",
+            "--deny",
+            "warnings",
+        ]),
+    },
+    Step {
+        name: "unit",
+        headline: "unit, golden and property tests",
+        work: Work::Cargo(&["test", "--workspace", "--exclude", "vm_tests", "--locked"]),
+    },
+    Step {
+        name: "build",
+        headline: "programs as they are installed",
+        work: Work::Cargo(&["build", "--workspace", "--release", "--locked"]),
+    },
+    Step {
+        name: "end-to-end",
+        headline: "real containers in real machines",
+        work: Work::Cargo(&["test", "--package", "vm_tests", "--release", "--locked"]),
+    },
+];
+
+/// Runs the steps until one fails.
+///
+/// # Errors
+/// The step that failed, and how to run it alone.
+pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
+    if let Some(unknown) = arguments.only.iter().find(|name| !STEPS.iter().any(|step| step.name == **name)) {
+        bail!("there is no step `{unknown}`; see: cargo xtask ci --list");
+    }
+    let wanted =
+        |step: &&Step| arguments.only.is_empty() || arguments.only.iter().any(|name| name == step.name);
+    let steps: Vec<_> = STEPS.iter().filter(wanted).collect();
+    let start = Instant::now();
+    for (number, step) in steps.iter().enumerate() {
+        if arguments.list {
+            println!("{:<12} {}", step.name, step.headline);
+            continue;
+        }
+        println!("\n== {}/{} {}: {}", number + 1, steps.len(), step.name, step.headline);
+        let begun = Instant::now();
+        step.work.run(root).with_context(|| {
+            format!(
+                "step {} failed after {}; alone: cargo xtask ci --only {}",
+                step.name,
+                seconds(begun.elapsed()),
+                step.name
+            )
+        })?;
+        println!("== {} passed in {}", step.name, seconds(begun.elapsed()));
+    }
+    if !arguments.list {
+        println!("\nci: all {} steps passed in {}", steps.len(), seconds(start.elapsed()));
+    }
+    Ok(())
+}
+
+impl Work {
+    fn run(&self, root: &Path) -> Result<()> {
+        match self {
+            Self::Own(part) => part(root),
+            Self::Cargo(words) => {
+                // Set when started by cargo: the same toolchain then.
+                let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+                succeed(
+                    Command::new(cargo).args(*words).current_dir(root),
+                    &format!("cargo {}", words.join(" ")),
+                )
+            }
+        }
+    }
+}
+
+/// Runs shellcheck over every shell script, which is told by its first line.
+fn check_scripts(root: &Path) -> Result<()> {
+    let tree = Tree::read(root)?;
+    let is_shell = |text: &str| {
+        let first = text.lines().next().unwrap_or("");
+        first.starts_with("#!") && first.split(['/', ' ']).any(|word| word == "sh" || word == "bash")
+    };
+    let scripts: Vec<_> =
+        tree.files.iter().filter(|file| is_shell(&file.text)).map(|file| &file.path).collect();
+    if scripts.is_empty() {
+        bail!("no shell script found in {}; scripts/install-deps at least should be there", root.display());
+    }
+    let doing = format!("shellcheck of {} scripts (not installed? scripts/install-deps test)", scripts.len());
+    succeed(Command::new("shellcheck").args(&scripts).current_dir(root), &doing)?;
+    println!("shellcheck: {} scripts", scripts.len());
+    Ok(())
+}
+
+fn succeed(command: &mut Command, doing: &str) -> Result<()> {
+    let status = command.status().with_context(|| format!("starting {doing}"))?;
+    if !status.success() {
+        bail!("{doing}: {status}");
+    }
+    Ok(())
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn only(names: &[&str]) -> Arguments {
+        Arguments { list: false, only: names.iter().map(|&name| name.to_owned()).collect() }
+    }
+
+    #[test]
+    fn an_unknown_step_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = run(directory.path(), &only(&["tidy", "dance"])).unwrap_err().to_string();
+        assert!(error.contains("dance") && error.contains("--list"), "{error}");
+    }
+
+    #[test]
+    fn a_failed_step_ends_the_run_and_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = run(directory.path(), &only(&["tidy"])).unwrap_err().to_string();
+        assert!(error.contains("step tidy failed") && error.contains("--only tidy"), "{error}");
+    }
+}

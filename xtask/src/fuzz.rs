@@ -1,0 +1,160 @@
+//! `cargo xtask fuzz`: runs every fuzz target for a while, on the stable toolchain.
+//!
+//! Coverage comes from LLVM's own pass, which rustc runs with stable options, and libFuzzer from the `libfuzzer-sys` crate;
+//! so neither a nightly compiler nor another cargo command is needed. What is missing against them is AddressSanitizer: safe
+//! Rust does without, and overflow and debug assertions are on.
+
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// One line for the list of tasks.
+pub const ABOUT: &str = "Run every fuzz target for some seconds";
+
+/// The task's help.
+pub const HELP: &str = "\
+Run every fuzz target for some seconds.
+
+Targets are the files fuzz/fuzz_targets/*.rs, each with a [[bin]] of its name in fuzz/Cargo.toml, written with libfuzzer-sys.
+They are built by the toolchain that builds everything else: no nightly compiler and no cargo-fuzz is needed, only a C++
+compiler for libFuzzer itself (Debian: scripts/install-deps test).
+
+What was learned is kept in fuzz/corpus/TARGET. An input that crashes a target is kept in fuzz/artifacts/TARGET, and the
+command that runs it again is printed. Inputs to begin with come from fuzz/seeds/TARGET.";
+
+/// LLVM's coverage instrumentation as libFuzzer wants it.
+const INSTRUMENTATION: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions -Coverflow-checks -Ccodegen-units=1";
+
+/// An input that takes longer, seconds, or more memory, MiB, counts as a crash.
+const INPUT_LIMITS: [&str; 2] = ["-timeout=10", "-rss_limit_mb=2048"];
+
+/// What to run, how long.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Seconds for each target
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: u32,
+    /// Targets to run [default: all]
+    targets: Vec<String>,
+}
+
+/// Builds and runs the targets, one after the other; the first crash ends it.
+///
+/// # Errors
+/// No targets, an unknown one, a build that failed, or a crash.
+pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
+    let fuzz = root.join("fuzz");
+    let all = targets(&fuzz)?;
+    let chosen = if arguments.targets.is_empty() { &all } else { &arguments.targets };
+    if let Some(unknown) = chosen.iter().find(|name| !all.contains(name)) {
+        bail!("there is no fuzz target `{unknown}`; there are: {}", all.join(", "));
+    }
+    let programs = build(root, &fuzz, chosen)?;
+    for name in chosen {
+        println!("\n== {name}: {} s", arguments.seconds);
+        run_target(&fuzz, name, &programs.join(name), arguments.seconds)?;
+    }
+    println!("\nfuzz: {} targets, {} s each, no crash", chosen.len(), arguments.seconds);
+    Ok(())
+}
+
+/// Names of the files in fuzz/fuzz_targets, sorted.
+fn targets(fuzz: &Path) -> Result<Vec<String>> {
+    let directory = fuzz.join("fuzz_targets");
+    let entries = fs::read_dir(&directory)
+        .with_context(|| format!("listing fuzz targets in {}", directory.display()))?;
+    let mut names: Vec<_> = entries
+        .flatten()
+        .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".rs")?.to_owned()))
+        .collect();
+    if names.is_empty() {
+        bail!(
+            "no fuzz target in {}; one is a file NAME.rs there and a [[bin]] in fuzz/Cargo.toml",
+            directory.display()
+        );
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Builds the chosen targets and gives the directory of their programs.
+fn build(root: &Path, fuzz: &Path, names: &[String]) -> Result<PathBuf> {
+    if Command::new("c++").arg("--version").output().is_err() {
+        bail!("libFuzzer is C++ and there is no c++ compiler; install one: scripts/install-deps test");
+    }
+    let triple = host_triple()?;
+    let output = root.join("target/fuzz");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    // With a target named, build scripts and macros stay without instrumentation.
+    command.args(["build", "--release", "--target", &triple]);
+    command.arg("--manifest-path").arg(fuzz.join("Cargo.toml")).arg("--target-dir").arg(&output);
+    for name in names {
+        command.args(["--bin", name]);
+    }
+    let status = command.env("RUSTFLAGS", INSTRUMENTATION).env_remove("CARGO_ENCODED_RUSTFLAGS").status();
+    if !status.context("starting cargo build for the fuzz targets")?.success() {
+        bail!("building the fuzz targets failed");
+    }
+    Ok(output.join(triple).join("release"))
+}
+
+/// The triple of this toolchain's own machine.
+fn host_triple() -> Result<String> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc).arg("-vV").output().context("asking rustc for its host")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc -vV does not name its host")?.to_owned())
+}
+
+fn run_target(fuzz: &Path, name: &str, program: &Path, seconds: u32) -> Result<()> {
+    let (corpus, artifacts, seeds) =
+        (fuzz.join("corpus").join(name), fuzz.join("artifacts").join(name), fuzz.join("seeds").join(name));
+    for directory in [&corpus, &artifacts] {
+        fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
+    }
+    let mut command = Command::new(program);
+    command.arg(format!("-max_total_time={seconds}")).args(INPUT_LIMITS).arg("-print_final_stats=1");
+    command.arg(format!("-artifact_prefix={}/", artifacts.display())).arg(&corpus);
+    if seeds.is_dir() {
+        command.arg(seeds);
+    }
+    let status = command.status().with_context(|| format!("starting {}", program.display()))?;
+    if !status.success() {
+        let again = format!("{} {}/FILE", program.display(), artifacts.display());
+        bail!(
+            "{name} found an input that breaks it ({status}); the newest file there runs it again: {again}"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(targets: &[&str]) -> Arguments {
+        Arguments { seconds: 1, targets: targets.iter().map(|&name| name.to_owned()).collect() }
+    }
+
+    #[test]
+    fn targets_are_found_by_listing() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(
+            format!("{:#}", run(root.path(), &arguments(&[])).unwrap_err()).contains("listing fuzz targets")
+        );
+        let directory = root.path().join("fuzz/fuzz_targets");
+        fs::create_dir_all(&directory).unwrap();
+        assert!(run(root.path(), &arguments(&[])).unwrap_err().to_string().contains("no fuzz target"));
+        for name in ["b.rs", "a.rs", "notes.md"] {
+            fs::write(directory.join(name), "").unwrap();
+        }
+        assert_eq!(targets(&root.path().join("fuzz")).unwrap(), ["a", "b"]);
+        let error = run(root.path(), &arguments(&["c"])).unwrap_err().to_string();
+        assert!(error.contains("`c`") && error.contains("a, b"), "{error}");
+    }
+}
