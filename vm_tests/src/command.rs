@@ -220,7 +220,6 @@ impl Output {
     ///
     /// # Panics
     /// When it is another one.
-    #[must_use]
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, code, "exit code of {self}");

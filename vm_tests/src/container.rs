@@ -56,7 +56,7 @@ impl<'a> Container<'a> {
     /// When that fails.
     #[track_caller]
     pub fn start(&self) {
-        let _ = self.command(&["start"]).run().expect(0);
+        self.command(&["start"]).run().expect(0);
     }
 
     /// `cor exec` of a program.
@@ -84,7 +84,7 @@ impl<'a> Container<'a> {
     /// When that fails.
     #[track_caller]
     pub fn kill(&self, signal: &str) {
-        let _ = self.sandbox.cor(&["kill", &self.id, signal]).run().expect(0);
+        self.sandbox.cor(&["kill", &self.id, signal]).run().expect(0);
     }
 
     /// `cor state`.
@@ -153,7 +153,7 @@ impl<'a> Container<'a> {
     /// When that fails.
     #[track_caller]
     pub fn delete(&self) {
-        let _ = self.command(&["delete"]).run().expect(0);
+        self.command(&["delete"]).run().expect(0);
     }
 
     /// `cor delete --force`.
@@ -162,6 +162,6 @@ impl<'a> Container<'a> {
     /// When that fails.
     #[track_caller]
     pub fn delete_force(&self) {
-        let _ = self.command(&["delete", "--force"]).run().expect(0);
+        self.command(&["delete", "--force"]).run().expect(0);
     }
 }

@@ -22,6 +22,8 @@ pub struct Arguments {
 enum Work {
     /// Runs cargo with these words.
     Cargo(&'static [&'static str]),
+    /// Runs another program with these words.
+    Program(&'static str, &'static [&'static str]),
     /// Runs a part of this program.
     Own(fn(&Path) -> Result<()>),
 }
@@ -57,7 +59,12 @@ const STEPS: &[Step] = &[
     Step {
         name: "build",
         headline: "programs as they are installed",
-        work: Work::Cargo(&["build", "--workspace", "--release", "--locked"]),
+        work: Work::Program("make", &["build"]),
+    },
+    Step {
+        name: "mini-os",
+        headline: "kernels and images that the end-to-end tests boot",
+        work: Work::Own(build_mini_os),
     },
     Step {
         name: "end-to-end",
@@ -105,6 +112,9 @@ impl Work {
     fn run(&self, root: &Path) -> Result<()> {
         match self {
             Self::Own(part) => part(root),
+            Self::Program(program, words) => {
+                succeed(Command::new(program).args(*words).current_dir(root), &format!("{program} {}", words.join(" ")))
+            }
             Self::Cargo(words) => {
                 // Set when started by cargo: the same toolchain then.
                 let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -132,6 +142,17 @@ fn check_scripts(root: &Path) -> Result<()> {
     let doing = format!("shellcheck of {} scripts (not installed? scripts/install-deps test)", scripts.len());
     succeed(Command::new("shellcheck").args(&scripts).current_dir(root), &doing)?;
     println!("shellcheck: {} scripts", scripts.len());
+    Ok(())
+}
+
+/// Builds both kinds of mini-OS into the system's store, where they are found again the next time.
+fn build_mini_os(root: &Path) -> Result<()> {
+    let program = root.join("target/release/clear-mini-os");
+    for kernel in ["debian", "source"] {
+        let mut command = Command::new(&program);
+        command.args(["build", "--kernel", kernel]);
+        succeed(&mut command, &format!("clear-mini-os build --kernel {kernel}"))?;
+    }
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! `cargo xtask <task>`: what contributors and continuous integration run. One file per task.
 
+mod bench;
 mod ci;
 mod fuzz;
 mod tidy;
@@ -23,6 +24,8 @@ enum Task {
     Tidy,
     /// Run everything that continuous integration runs, in order, and stop at the first failure.
     Ci(ci::Arguments),
+    /// Measure what docs/budgets.md promises, side by side with what it is compared to.
+    Bench(bench::Arguments),
     #[command(about = fuzz::ABOUT, long_about = fuzz::HELP)]
     Fuzz(fuzz::Arguments),
 }
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Tidy => tidy::run(&root),
         Task::Ci(arguments) => ci::run(&root, &arguments),
+        Task::Bench(arguments) => bench::run(&root, &arguments),
         Task::Fuzz(arguments) => fuzz::run(&root, &arguments),
     };
     match result {

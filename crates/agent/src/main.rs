@@ -75,6 +75,7 @@ fn serve() -> Result<std::convert::Infallible> {
         stamps.push(boot::stamp("modules"));
     }
     boot::loopback_up();
+    boot::raise_file_limit();
     let mut link = link::Link::new(channel::open()?);
     stamps.push(boot::stamp("ready"));
     link.send(&FromAgent::Hello(Hello {
@@ -84,8 +85,7 @@ fn serve() -> Result<std::convert::Infallible> {
         stamps,
     }))?;
     let mut server = server::Server::new(link)?;
-    server.run().map_err(|error| {
+    server.run().inspect_err(|error| {
         log::debug(&format!("the end: {}", error.message));
-        error
     })
 }

@@ -66,6 +66,7 @@ impl Decoder {
     ///
     /// # Errors
     /// When the stream is broken; the caller must close it.
+    #[expect(clippy::should_implement_trait, reason = "what comes next has a type that only the caller knows")]
     pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let Some(head) = self.buffer.first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_le_bytes(*head) as usize;

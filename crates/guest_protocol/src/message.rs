@@ -567,6 +567,8 @@ pub struct Statistics {
     pub io: Vec<(String, String, u64)>,
     /// Of the whole machine: MemTotal and MemAvailable of /proc/meminfo, bytes.
     pub machine_memory: (u64, u64),
+    /// Resident memory of the agent (VmRSS), bytes.
+    pub agent_resident: u64,
     /// Interfaces of the machine: name, received bytes and packets, sent bytes and packets.
     pub network: Vec<(String, u64, u64, u64, u64)>,
 }

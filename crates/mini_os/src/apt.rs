@@ -23,6 +23,9 @@ pub enum AptError {
     /// packages that are needed and may not be installed
     #[error("these packages are needed: {0} (run as root to have them installed, or: apt-get install {0})")]
     NotInstalled(String),
+    /// a package file that could not be fetched, for example because the package lists are old
+    #[error("downloading {0}: {1}")]
+    Download(String, ProcessError),
     /// a program failed
     #[error(transparent)]
     Process(#[from] ProcessError),
@@ -79,7 +82,8 @@ impl Package {
         let mut apt = Command::new("apt-get");
         // apt's own download user cannot write to our directory.
         apt.args(["-q", "-o", "APT::Sandbox::User=root", "download"]);
-        process::run(apt.arg(format!("{}={}", self.name, self.version)).current_dir(to), FIX, each)?;
+        apt.arg(format!("{}={}", self.name, self.version)).current_dir(to);
+        process::run(&mut apt, FIX, each).map_err(|error| AptError::Download(self.name.clone(), error))?;
         let files = deb_files(to)?;
         let prefix = format!("{}_", self.name);
         let found = files
@@ -107,7 +111,11 @@ fn parse(text: &str) -> Option<Package> {
     })
 }
 
-fn update() -> Result<(), AptError> {
+/// Fetches the package lists.
+///
+/// # Errors
+/// apt's failure.
+pub fn update() -> Result<(), AptError> {
     Ok(process::run(Command::new("apt-get").args(["-q", "update"]), FIX, &mut |_| {})?)
 }
 

@@ -103,8 +103,13 @@ impl Manifest {
     /// [`ManifestError`], naming the file and what is wrong in it.
     pub fn load(path: &Path) -> Result<Manifest, ManifestError> {
         let text = fs::read_to_string(path).map_err(|error| ManifestError::Io(path.into(), error))?;
-        let syntax =
-            |error: toml::de::Error| ManifestError::Syntax(path.into(), error.to_string().trim_end().into());
+        let syntax = |error: toml::de::Error| {
+            let line = 1 + error.span().map_or(0, |span| text[..span.start].matches('\n').count());
+            ManifestError::Syntax(
+                path.into(),
+                format!("line {line}: {}", error.message().replace('\n', "; ")),
+            )
+        };
         let mut manifest: Manifest = toml::from_str(&text).map_err(syntax)?;
         let base = path.parent().unwrap_or(Path::new(""));
         for file in &mut manifest.files {
@@ -188,7 +193,7 @@ mod tests {
     fn mistakes_are_named() {
         let file = |rest: &str| format!("[[files]]\nsource = 'motd'\n{rest}");
         for (text, expected) in [
-            ("[kernel]\nsauce = 'debian'".into(), "sauce"),
+            ("[kernel]\nsauce = 'debian'".into(), "line 2: unknown field `sauce`"),
             ("[kernel]\nsource = 'bsd'".into(), "bsd"),
             ("[kernel".into(), "line 1"),
             (file("target = 'etc/x'"), "absolute"),

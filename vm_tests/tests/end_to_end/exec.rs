@@ -103,10 +103,10 @@ fn signals_to_the_stand_in_reach_the_process() {
     running.signal(libc::SIGUSR1);
     until("the trap", || running.output_so_far().text().contains("usr1").then_some(()));
     running.signal(libc::SIGTERM);
-    let _ = running.wait().expect(6);
+    running.wait().expect(6);
     let running = started(&container, "echo up; exec sleep 999");
     running.signal(libc::SIGINT);
-    let _ = running.wait().expect(130);
+    running.wait().expect(130);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn the_end_of_the_container_ends_its_execs() {
     let running = started(&container, "echo up; exec sleep 997");
     let pid = container.pid();
     container.kill("KILL");
-    let _ = running.wait().expect(137);
+    running.wait().expect(137);
     assert_eq!(Container::reap(pid), 137);
 }
 

@@ -10,7 +10,7 @@ fn a_paused_container_stands_still_until_it_is_resumed() {
     let container = sandbox.start(&bundle);
     let count = || std::fs::read_to_string(bundle.rootfs("/count")).unwrap_or_default();
     vm_tests::until("the counter to run", || (count().len() > 1).then_some(()));
-    let _ = container.command(&["pause"]).run().expect(0);
+    container.command(&["pause"]).run().expect(0);
     assert_eq!(container.status(), "paused");
     let before = count();
     std::thread::sleep(std::time::Duration::from_millis(500));
@@ -19,7 +19,7 @@ fn a_paused_container_stands_still_until_it_is_resumed() {
     container.exec(&["true"]).run().refused("paused");
     container.command(&["events", "--stats"]).run().refused("paused");
     container.command(&["delete"]).run().refused("--force");
-    let _ = container.command(&["resume"]).run().expect(0);
+    container.command(&["resume"]).run().expect(0);
     assert_eq!(container.status(), "running");
     vm_tests::until("the counter to go on", || (count() != before && !count().is_empty()).then_some(()));
     assert_eq!(container.sh("echo works"), "works");
@@ -30,11 +30,11 @@ fn a_paused_container_can_be_killed_and_deleted() {
     let sandbox = Sandbox::new();
     let (one, two) = (sandbox.sleeping(), sandbox.sleeping());
     let pid = one.pid();
-    let _ = one.command(&["pause"]).run().expect(0);
+    one.command(&["pause"]).run().expect(0);
     one.kill("KILL");
     assert_eq!(Container::reap(pid), 137);
     one.delete();
-    let _ = two.command(&["pause"]).run().expect(0);
+    two.command(&["pause"]).run().expect(0);
     two.delete_force();
     sandbox.assert_nothing_left();
 }

@@ -91,9 +91,9 @@ fn detached_it_returns_as_soon_as_the_program_runs() {
     let state = sandbox.cor(&["state", &id]).ok();
     assert!(state.contains("\"running\""), "{state}");
     vm_tests::until("its first words", || running.output_so_far().text().contains("up").then_some(()));
-    let _ = sandbox.cor(&["kill", &id]).run().expect(0);
+    sandbox.cor(&["kill", &id]).run().expect(0);
     assert_eq!(Container::reap(std::fs::read_to_string(pid_file).unwrap().parse().unwrap()), 9);
-    let _ = sandbox.cor(&["delete", &id]).run().expect(0);
+    sandbox.cor(&["delete", &id]).run().expect(0);
     sandbox.assert_nothing_left();
 }
 
@@ -106,7 +106,7 @@ fn with_keep_the_stopped_container_stays() {
     sandbox.cor(&["run", "--keep", "--bundle"]).arg(bundle.path()).arg(&id).run().expect(6);
     let state: serde_json::Value = serde_json::from_str(&sandbox.cor(&["state", &id]).ok()).unwrap();
     assert_eq!((state["status"].as_str(), state["exitCode"].as_u64()), (Some("stopped"), Some(6)));
-    let _ = sandbox.cor(&["delete", &id]).run().expect(0);
+    sandbox.cor(&["delete", &id]).run().expect(0);
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn signals_to_cor_run_reach_the_program() {
     running.signal(libc::SIGUSR1);
     shows("got usr1");
     running.signal(libc::SIGTERM);
-    let _ = running.wait().expect(9);
+    running.wait().expect(9);
     sandbox.assert_nothing_left();
 }
 

@@ -166,7 +166,7 @@ fn output_that_nobody_reads_does_not_keep_a_killed_container_alive() {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut output = child.stdout.take().unwrap();
     output.read_exact(&mut [0; 1]).unwrap();
-    let _ = sandbox.cor(&["kill", &id, "KILL"]).run().expect(0);
+    sandbox.cor(&["kill", &id, "KILL"]).run().expect(0);
     let _ = sandbox.cor(&["kill", &id, "KILL"]).run();
     assert_eq!(until("its end", || child.try_wait().unwrap()).code(), Some(137));
     drop(output);

@@ -118,7 +118,7 @@ fn a_detached_exec_gives_its_terminal_to_the_console_socket() {
     let socket = ConsoleSocket::new(sandbox.path());
     let pid_file = sandbox.path().join("pid");
     let flags = ["--tty", "--detach", "--console-socket", socket.path().to_str().unwrap(), "--pid-file", pid_file.to_str().unwrap()];
-    let _ = container.exec_with(&flags, &["sh"]).run().expect(0);
+    container.exec_with(&flags, &["sh"]).run().expect(0);
     let mut terminal = socket.terminal();
     terminal.resize(20, 60);
     terminal.write("while [ \"$(stty size)\" != '20 60' ]; do sleep 0.1; done; echo resi''zed; exit 7\n");

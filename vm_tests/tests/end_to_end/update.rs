@@ -25,7 +25,7 @@ fn update_changes_memory_cpu_and_pids() {
     assert_eq!(read(&container, "memory.max"), (200 << 20).to_string());
     assert_eq!(read(&container, "cpu.max"), "50000 100000");
     assert_eq!(read(&container, "pids.max"), "50");
-    let update = |flags: &[&str]| drop(container.command(&[&["update"], flags].concat()).run().expect(0));
+    let update = |flags: &[&str]| { container.command(&[&["update"], flags].concat()).run().expect(0); };
     update(&["--memory", "100m", "--cpu-quota", "25000", "--cpu-share", "2048", "--pids-limit", "20"]);
     assert_eq!(read(&container, "memory.max"), (100 << 20).to_string());
     assert_eq!(read(&container, "cpu.max"), "25000 100000");
@@ -42,14 +42,14 @@ fn update_takes_resources_as_engines_send_them() {
     let sandbox = Sandbox::new();
     let container = limited(&sandbox);
     let resources = json!({ "memory": { "limit": 150 << 20, "reservation": 10 << 20 }, "cpu": { "quota": 30000, "period": 60000 }, "pids": { "limit": 30 } });
-    let _ = sandbox.cor(&["update", "--resources", "-", &container.id]).input(resources.to_string()).run().expect(0);
+    sandbox.cor(&["update", "--resources", "-", &container.id]).input(resources.to_string()).run().expect(0);
     assert_eq!(read(&container, "memory.max"), (150 << 20).to_string());
     assert_eq!(read(&container, "memory.low"), (10 << 20).to_string());
     assert_eq!(read(&container, "cpu.max"), "30000 60000");
     let file = sandbox.path().join("resources.json");
     std::fs::write(&file, json!({ "pids": { "limit": 31 } }).to_string()).unwrap();
     let flag = format!("--resources={}", file.display());
-    let _ = sandbox.cor(&["update", &flag, &container.id]).run().expect(0);
+    sandbox.cor(&["update", &flag, &container.id]).run().expect(0);
     assert_eq!(read(&container, "pids.max"), "31");
     assert_eq!(read(&container, "memory.max"), (150 << 20).to_string(), "what is not named stays");
     sandbox.cor(&["update", "--resources", "-", &container.id]).input("[]").run().refused("resources");
@@ -60,7 +60,7 @@ fn update_takes_resources_as_engines_send_them() {
 fn a_quota_really_throttles() {
     let sandbox = Sandbox::new();
     let container = limited(&sandbox);
-    let _ = container.command(&["update", "--cpu-quota", "5000"]).run().expect(0);
+    container.command(&["update", "--cpu-quota", "5000"]).run().expect(0);
     container.sh("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done");
     let stat = read(&container, "cpu.stat");
     let throttled = stat.lines().find_map(|line| line.strip_prefix("nr_throttled ")).unwrap().parse::<u64>().unwrap();

@@ -56,6 +56,9 @@ fn enter<'a>(status: &ChildEnd, more: impl IntoIterator<Item = &'a OwnedFd>, std
     keep.extend(more.into_iter().map(AsRawFd::as_raw_fd));
     keep.extend(stdio.iter().flat_map(|s| s.files()).map(|file| file.as_raw_fd()));
     sys::close_all_except(&mut keep);
+    let (soft, hard) = boot::CHILD_FILES;
+    // Lowers only, so it cannot fail.
+    let _ = sys::set_limit(rustix::process::getpid(), libc::RLIMIT_NOFILE, soft, hard);
     // No process of the container may look into this one or use its files before the program runs.
     let _ = sys::prctl(libc::PR_SET_DUMPABLE, [0; 4]);
 }

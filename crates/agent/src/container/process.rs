@@ -63,7 +63,7 @@ fn become_user(process: &Process, status: &ChildEnd) -> Result<Plan> {
     }
     let known = capabilities::known();
     let plan = capabilities::plan(process, known);
-    sys::close_all_except(&mut vec![0, 1, 2, status.as_fd().as_raw_fd()]);
+    sys::close_all_except(&mut [0, 1, 2, status.as_fd().as_raw_fd()]);
     if process.no_new_privileges {
         sys::prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).doing(|| "set no_new_privs".into())?;
     }

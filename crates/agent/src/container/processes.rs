@@ -51,7 +51,7 @@ fn parse_status(outer_pid: u32, text: &str) -> Option<Status> {
     Some(Status {
         outer_pid,
         outer_parent: field("PPid:")?.parse().ok()?,
-        // One number for each pid namespace, the innermost last; of the container's own unless it has made more.
+        // One number for each pid namespace: the machine's, the container's, and maybe of some that it has made.
         pid: field("NSpid:")?.split_whitespace().nth(1)?.parse().ok()?,
         uid: field("Uid:")?.split_whitespace().nth(1)?.parse().ok()?,
         name: field("Name:").unwrap_or("").to_owned(),

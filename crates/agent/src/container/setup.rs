@@ -12,8 +12,9 @@ use crate::log;
 use crate::machine::{clock, shares};
 use crate::streams::TaskKey;
 use crate::sys::{self, Cloned, MountAttr};
-use guest_protocol::message::{CgroupLimits, INIT_PROCESS, Namespaces, Process, Setup, Step};
+use guest_protocol::message::{INIT_PROCESS, Namespaces, Process, Setup, Step};
 use rustix::fd::{AsFd, AsRawFd};
+use rustix::process::{WaitOptions, waitpid};
 
 /// Longest container id, in bytes.
 const MAX_ID: usize = 1024;
@@ -66,13 +67,9 @@ fn machine_step(step: &Step, cgroup: &mut Cgroup) -> Result<()> {
             }
             std::fs::write(format!("/proc/sys/{path}"), value).doing(|| format!("write sysctl {path:?}"))
         }
-        Step::Cgroup(limits) => apply_limits(cgroup, limits),
+        Step::Cgroup(limits) => cgroup.apply(limits),
         _ => Ok(()),
     }
-}
-
-fn apply_limits(cgroup: &mut Cgroup, limits: &CgroupLimits) -> Result<()> {
-    cgroup.apply(limits)
 }
 
 /// Clones what bind mounts and the root need, while the machine's own rights and paths are at hand.
@@ -129,8 +126,9 @@ fn first_process(
     let Cloned::Parent { pid, pidfd } = cloned else { return Err(failed("the child came back")) };
     let maps = user.map_or(Ok(()), |maps| write_maps(pid, maps));
     if let Err(e) = maps.and_then(|()| status.tell(GO).doing(|| "let the first process go".into())) {
-        // Reaped like any other child; its cgroup goes first, which the kernel allows for a dying process.
+        // Waited for, so that its cgroup can be removed.
         let _ = sys::send_signal(pidfd.as_fd(), libc::SIGKILL);
+        let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
         return Err(e);
     }
     Ok(Newborn { pid, pidfd, status, ends })

@@ -23,6 +23,10 @@ pub fn read(cgroup: &Cgroup) -> Statistics {
         pids_max: cgroup.number("pids.max"),
         io,
         machine_memory: (meminfo_bytes(&meminfo, "MemTotal:"), meminfo_bytes(&meminfo, "MemAvailable:")),
+        agent_resident: meminfo_bytes(
+            &std::fs::read_to_string("/proc/self/status").unwrap_or_default(),
+            "VmRSS:",
+        ),
         network: interfaces(&std::fs::read_to_string("/proc/net/dev").unwrap_or_default()),
     }
 }

@@ -43,12 +43,34 @@ pub fn mount_all() -> Result<()> {
         rustix::fs::mkdir(dir, Mode::from_raw_mode(0o755)).doing(|| format!("make directory {dir}"))?;
     }
     mount("cgroup2", CGROUP, quiet | MountFlags::NODEV, c"")?;
-    for controller in ["cpu", "cpuset", "memory", "pids", "io", "hugetlb"] {
-        // One at a time: a kernel without one of them still gives the others.
-        let _ = std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", format!("+{controller}"));
-    }
+    enable_controllers();
     Ok(())
 }
+
+/// Lets containers' groups have every controller that this kernel knows and containers can use, in one write: each one
+/// makes the kernel walk all groups.
+fn enable_controllers() {
+    const USEFUL: [&str; 6] = ["cpu", "cpuset", "memory", "pids", "io", "hugetlb"];
+    let known = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    let enable: String =
+        known.split_whitespace().filter(|c| USEFUL.contains(c)).map(|c| format!("+{c} ")).collect();
+    if let Err(e) = std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", enable.trim_end()) {
+        log::warn(&format!("enable control group controllers: {e}"));
+    }
+}
+
+/// Room for the pipes of many processes. Each child goes back to [`CHILD_FILES`].
+pub fn raise_file_limit() {
+    const FILES: u64 = 65_536;
+    if let Err(e) =
+        sys::set_limit(rustix::process::getpid(), libc::RLIMIT_NOFILE, FILES, CHILD_FILES.1.max(FILES))
+    {
+        log::warn(&format!("raise the limit of open files: {e}"));
+    }
+}
+
+/// Soft and hard RLIMIT_NOFILE of a container's process unless the host gives another: what systemd gives to services.
+pub const CHILD_FILES: (u64, u64) = (1024, 524_288);
 
 fn mount(fstype: &str, target: &str, flags: MountFlags, data: &CStr) -> Result<()> {
     match rustix::mount::mount(fstype, target, fstype, flags, data) {
@@ -64,7 +86,6 @@ fn leave_rootfs() -> Result<()> {
     /// RAMFS_MAGIC and TMPFS_MAGIC of `include/uapi/linux/magic.h`.
     const IN_MEMORY: [i64; 2] = [0x8584_58f6, 0x0102_1994];
     let kind = rustix::fs::statfs("/").doing(|| "look at /".into())?.f_type;
-    #[expect(clippy::unnecessary_cast, reason = "the type differs between architectures")]
     if !IN_MEMORY.contains(&(kind as i64)) {
         return Ok(());
     }

@@ -34,7 +34,10 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     }
     let container = context.container(&args.id)?;
     println!("{}", stats(&container)?);
-    while !args.stats {
+    if args.stats {
+        return Ok(0);
+    }
+    loop {
         std::thread::sleep(interval);
         let container = match context.container(&args.id) {
             Ok(container) if container.status() != Status::Stopped => container,
@@ -47,7 +50,6 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
             Err(error) => return Err(error),
         }
     }
-    Ok(0)
 }
 
 fn stats(container: &Container) -> anyhow::Result<Value> {
@@ -94,7 +96,7 @@ fn machine(container: &Container, s: &Statistics) -> Value {
         "vmm": file.machine.vmm,
         "accelerator": file.machine.accelerator,
         "vcpus": file.machine.vcpus,
-        "memory": { "size": file.machine.memory_mib << 20, "guestTotal": s.machine_memory.0, "guestAvailable": s.machine_memory.1 },
+        "memory": { "size": file.machine.memory_mib << 20, "guestTotal": s.machine_memory.0, "guestAvailable": s.machine_memory.1, "agentResident": s.agent_resident },
         "host": { "vmm": file.vmm_pid.and_then(memory), "keeper": memory(file.pid) },
     })
 }

@@ -84,7 +84,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     let container = context.container(&args.id)?;
     let text = match &args.process {
         Some(path) => read(path)?,
-        None => from_flags(&args, &container.dir.id().to_string(), &container.file.bundle)?,
+        None => from_flags(&args, container.dir.id(), &container.file.bundle)?,
     };
     let (given, mut warnings) = parse_process(&text)?;
     let (mut process, more) = plan::process_for_exec(&given, &read_plan(&container.dir)?, Io::default())?;

@@ -69,7 +69,9 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     let spec = spec(&args, bundle.path())?;
     bundle.write(&spec)?;
     let loaded = bundle::load(bundle.path())?;
-    let plan = context.plan_bundle(&id, &loaded, context.configuration()?)?;
+    let mut configuration = context.configuration()?;
+    configuration.container.sealed_root = args.rootfs.is_none();
+    let plan = context.plan_bundle(&id, &loaded, configuration)?;
     let create = Create { dir: context.dir(&id)?, plan, console: None, pid_file: None, start_us: context.start_us };
     let null = (!args.interactive).then(|| fs::File::open("/dev/null")).transpose()?;
     if let Some(null) = &null {
@@ -209,6 +211,16 @@ fn host_programs(bundle: &Path) -> anyhow::Result<(PathBuf, Vec<Value>)> {
     Ok((root, mounts.context("preparing a root file system")?))
 }
 
+/// Makes a mount point in a root that nobody can write to later.
+fn mount_point(root: &Path, guest: &str, directory: bool) -> std::io::Result<()> {
+    let place = root.join(guest.trim_start_matches('/'));
+    if directory {
+        return fs::create_dir_all(place);
+    }
+    fs::create_dir_all(place.parent().unwrap_or(root))?;
+    fs::File::options().append(true).create(true).open(place).map(drop)
+}
+
 fn mounts(args: &Args, programs: Vec<Value>, own_root: bool, spec: &mut Value) -> anyhow::Result<()> {
     let mut more = programs;
     if own_root {
@@ -223,10 +235,14 @@ fn mounts(args: &Args, programs: Vec<Value>, own_root: bool, spec: &mut Value) -
             [host, guest, mode @ ("ro" | "rw")] => (host, guest, mode),
             _ => bail!("--volume {volume:?}: give HOST:GUEST or HOST:GUEST:ro"),
         };
-        if !guest.starts_with('/') {
-            bail!("--volume {volume:?}: the path in the guest must be absolute");
+        if !guest.starts_with('/') || guest.split('/').any(|part| part == "..") {
+            bail!("--volume {volume:?}: the path in the guest must be absolute and without `..`");
         }
         let host = fs::canonicalize(host).with_context(|| format!("--volume {volume:?}"))?;
+        if own_root {
+            let root = spec["root"]["path"].as_str().map(PathBuf::from).unwrap_or_default();
+            mount_point(&root, guest, host.is_dir()).with_context(|| format!("--volume {volume:?}"))?;
+        }
         more.push(json!({ "destination": guest, "type": "bind", "source": host, "options": ["rbind", mode] }));
     }
     if let Some(mounts) = spec["mounts"].as_array_mut() {

@@ -8,7 +8,7 @@ use crate::kernel::source::Profile;
 use crate::kernel::{Kernel, debian, source};
 use crate::manifest::{KernelSource, Manifest};
 use crate::progress::Progress;
-use crate::store::{self, Draft, Store};
+use crate::store::{self, Draft, Store, StoreError};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use machine_spec::mini_os::{DEFAULT_NAME, MANIFEST, MiniOs, VERSION};
@@ -106,14 +106,19 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         make(&draft, &kernel, &agent, &manifest, &forms, &mut progress)?;
         draft.publish("result", &object)?;
     }
-    store.set_name(&order.name, &key)?;
-    if arguments.default || !store.names()?.iter().any(|name| name == DEFAULT_NAME) {
-        store.set_name(DEFAULT_NAME, &key)?;
-    }
+    name(&store, &order.name, &key, arguments.default)?;
     progress.note(&format!("{} is ready: kernel {}", order.name, kernel.description.release));
     drop(progress);
     println!("{}", object.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Names an object. The default follows when it is asked for, when there is none, and when it was what the name was.
+fn name(store: &Store, name: &str, key: &str, default: bool) -> Result<(), StoreError> {
+    let current = |name: &str| store.resolve(name).ok();
+    let follows = current(DEFAULT_NAME).is_none_or(|object| current(name) == Some(object));
+    store.set_name(name, key)?;
+    if default || follows { store.set_name(DEFAULT_NAME, key) } else { Ok(()) }
 }
 
 /// What was asked for, on the command line or else in the manifest.
@@ -212,7 +217,10 @@ fn key(kernel: &Kernel, agent: &Agent, manifest: &Manifest, forms: &[Form]) -> R
             .field("content", &sha256);
     }
     if !manifest.packages.debian.is_empty() {
-        key = key.field("packages", &crate::apt::resolve(&manifest.packages.debian)?.join(", "));
+        let names = &manifest.packages.debian;
+        let resolved = crate::apt::resolve(names)
+            .with_context(|| format!("looking for packages {}", names.join(" ")))?;
+        key = key.field("packages", &resolved.join(", "));
     }
     Ok(key.finish())
 }
@@ -261,4 +269,24 @@ fn make(
 /// The path from the root, so that compilers that change directory find it.
 fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("finding {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_is_the_first_and_follows_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path().into());
+        let default = || store.resolve(DEFAULT_NAME).unwrap();
+        name(&store, "debian", "one", false).unwrap();
+        name(&store, "core", "two", false).unwrap();
+        assert_eq!(default(), store.object("one"));
+        name(&store, "debian", "three", false).unwrap();
+        assert_eq!(default(), store.object("three"));
+        name(&store, "core", "two", true).unwrap();
+        name(&store, "debian", "four", false).unwrap();
+        assert_eq!(default(), store.object("two"));
+    }
 }

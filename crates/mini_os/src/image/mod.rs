@@ -48,7 +48,8 @@ pub fn fill(
     set_mode(&tree.join("tmp"), 0o1777)?;
     if !manifest.packages.debian.is_empty() {
         progress.phase(&format!("adding packages: {}", manifest.packages.debian.join(" ")));
-        apt::unpack_all(&manifest.packages.debian, work, tree, &mut |line| progress.step(line))?;
+        apt::unpack_all(&manifest.packages.debian, work, tree, &mut |line| progress.step(line))
+            .context("adding packages")?;
     }
     for file in &manifest.files {
         let target = inside(tree, &file.target)?;

@@ -60,18 +60,19 @@ impl Compression {
 /// # Errors
 /// [`BzImageError`].
 pub fn payload(image: &[u8]) -> Result<Payload<'_>, BzImageError> {
-    if image.get(0x202..0x206) != Some(b"HdrS") {
+    // Everything that is read from the header lies in the first two sectors.
+    if image.len() < 1024 || image[0x202..0x206] != *b"HdrS" {
         return Err(BzImageError::NoHeader);
     }
-    let word = |at: usize| image.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
-    let version = u16::from_le_bytes([image[0x206], *image.get(0x207).ok_or(BzImageError::NoHeader)?]);
+    let word = |at: usize| u32::from_le_bytes([image[at], image[at + 1], image[at + 2], image[at + 3]]);
+    let version = u16::from_le_bytes([image[0x206], image[0x207]]);
     if version < 0x208 {
         return Err(BzImageError::Protocol(version));
     }
     // "For backwards compatibility, if the setup_sects field contains 0, the real value is 4."
     let sectors = if image[0x1f1] == 0 { 4 } else { usize::from(image[0x1f1]) };
-    let offset = word(0x248).ok_or(BzImageError::NoHeader)? as usize;
-    let length = word(0x24c).ok_or(BzImageError::NoHeader)? as usize;
+    let offset = word(0x248) as usize;
+    let length = word(0x24c) as usize;
     let start = (sectors + 1) * 512 + offset;
     let payload = image.get(start..start + length).ok_or(BzImageError::Damaged)?;
     let (stream, size) = payload.split_last_chunk::<4>().ok_or(BzImageError::Damaged)?;
@@ -123,6 +124,8 @@ mod tests {
         let mut old = image(b"\x1f\x8b1234", 1);
         old[0x206] = 7;
         assert_eq!(payload(&old), Err(BzImageError::Protocol(0x207)));
+        // Ends in the middle of the header.
+        assert_eq!(payload(&image(b"\x1f\x8b1234", 1)[..0x206]), Err(BzImageError::NoHeader));
         let mut cut = image(b"\x1f\x8b1234", 1);
         cut.pop();
         assert_eq!(payload(&cut), Err(BzImageError::Damaged));

@@ -12,7 +12,7 @@ pub enum ConfigError {
     #[error("{0}: line {1}: {2:?} is not an option (write CONFIG_NAME=y, =n, a number or \"text\")")]
     Line(String, usize, String),
     /// options that Kconfig refused
-    #[error("the kernel's configuration did not accept: {}", .0.join(", "))]
+    #[error("the kernel's configuration did not accept: {} (check each name, and that what it depends on is set too)", .0.join(", "))]
     Dropped(Vec<String>),
 }
 

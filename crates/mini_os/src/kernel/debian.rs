@@ -2,8 +2,8 @@
 
 use super::bzimage;
 use super::modules::{self, Dependencies, ModuleError, Modules};
-use super::{FORMAT, Kernel, obtain};
-use crate::apt::{self, Package};
+use super::{FORMAT, Kernel, check_space, obtain};
+use crate::apt::{self, AptError, Package};
 use crate::digest::Key;
 use crate::process;
 use crate::progress::Progress;
@@ -20,6 +20,9 @@ const PACKAGE: &str = "linux-image-6.12-amd64";
 /// What unpacks the kernel and its modules.
 const TOOLS: &[&str] = &["binutils", "xz-utils", "zstd"];
 
+/// Space for the package and its unpacked files, in bytes; Debian's has 0.1 + 0.5 GiB.
+const SPACE: u64 = 800 << 20;
+
 /// Longest `vmlinux` that is unpacked, in bytes; Debian's has 55 MiB.
 const MAX_KERNEL: u32 = 512 << 20;
 
@@ -29,8 +32,22 @@ const MAX_KERNEL: u32 = 512 << 20;
 /// apt's, and those of unpacking the kernel.
 pub fn kernel(store: &Store, extra: &[String], progress: &mut Progress) -> Result<Kernel> {
     apt::install(TOOLS, |missing| progress.phase(&format!("installing {missing}")))?;
+    let error = match try_kernel(store, extra, progress) {
+        Err(error) if matches!(error.downcast_ref(), Some(AptError::Download(..))) => error,
+        done => return done,
+    };
+    // Old package lists name versions that are gone. If that is not it, the first error says more.
+    progress.phase("fetching the package lists");
+    if apt::update().is_err() {
+        return Err(error);
+    }
+    try_kernel(store, extra, progress)
+}
+
+fn try_kernel(store: &Store, extra: &[String], progress: &mut Progress) -> Result<Kernel> {
     progress.phase("looking for Debian's kernel package");
-    let meta = Package::find(PACKAGE, || progress.phase("fetching the package lists"))?;
+    let meta = Package::find(PACKAGE, || progress.phase("fetching the package lists"))
+        .context("looking for Debian's kernel package")?;
     let package = meta.dependency("linux-image-")?;
     let wanted: Vec<&str> = modules::WANTED.iter().copied().chain(extra.iter().map(String::as_str)).collect();
     let key = Key::new("kernel debian", FORMAT)
@@ -49,11 +66,12 @@ fn make(
     draft: &Draft,
     progress: &mut Progress,
 ) -> Result<(String, String, Vec<String>)> {
+    check_space(draft.path(), SPACE)?;
     progress.phase(&format!("downloading {} ({} MiB)", package.name, package.size.div_ceil(1 << 20)));
     let file = package.download(draft.path(), &mut |line| progress.step(line))?;
     progress.phase("unpacking the kernel package");
     let tree = draft.path().join("tree");
-    apt::unpack(&file, &tree)?;
+    apt::unpack(&file, &tree).context("unpacking the kernel package")?;
     let release = release(&tree)?;
     let result = draft.path().join("result");
     let config = tree.join("boot").join(format!("config-{release}"));

@@ -13,7 +13,7 @@ pub mod source;
 
 use crate::progress::Progress;
 use crate::store::{self, Draft, Store, lock::Lock};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use machine_spec::mini_os::{Features, File};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -95,6 +95,22 @@ fn load(directory: &Path) -> Result<Description> {
         store::check_file(directory, file)?;
     }
     Ok(description)
+}
+
+/// Refuses to begin what the disk cannot hold.
+fn check_space(path: &Path, needed: u64) -> Result<()> {
+    let space =
+        rustix::fs::statvfs(path).with_context(|| format!("reading the space at {}", path.display()))?;
+    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    if free < needed {
+        let (free, needed) = (free >> 20, needed >> 20);
+        let what = format!(
+            "making the kernel at {} needs {needed} MiB of space, {free} MiB are free",
+            path.display()
+        );
+        bail!("{what} (free some, or name a store on another disk with --store DIR)");
+    }
+    Ok(())
 }
 
 /// SHA-256 of a cached kernel's `vmlinux`, if it can be told.

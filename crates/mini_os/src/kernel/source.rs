@@ -1,13 +1,13 @@
 //! A kernel of our own, from Debian's source package and the fragments in `crates/mini_os/kernel/`.
 
 use super::config::{ConfigError, Fragment};
-use super::{FORMAT, Kernel, obtain};
+use super::{FORMAT, Kernel, check_space, obtain};
 use crate::apt;
 use crate::digest::Key;
 use crate::process;
 use crate::progress::Progress;
 use crate::store::{Draft, Store};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::Deserialize;
 use std::fs;
@@ -27,7 +27,7 @@ const TOOLS: &[&str] =
 /// Space that a build needs besides its result, in bytes: 1.6 GiB of source and the object files.
 const SPACE: u64 = 3 << 30;
 
-/// Command line for what helps when a build fails.
+/// What helps when a build fails.
 const FIX: &str =
     "see the lines below; a fresh `apt-get install --reinstall linux-source-6.12` repairs the source";
 
@@ -117,7 +117,7 @@ fn make(
     draft: &Draft,
     progress: &mut Progress,
 ) -> Result<String> {
-    check_space(draft.path())?;
+    check_space(draft.path(), SPACE)?;
     progress.phase("unpacking the kernel source");
     let source = draft.path().join("source");
     let build = draft.path().join("build");
@@ -183,19 +183,6 @@ fn compiler(source: &Path, build: &Path) -> Command {
 /// Whether a line of `make` says that a file was made, for example `  CC      fs/open.o`.
 fn is_step(line: &str) -> bool {
     line.strip_prefix("  ").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_uppercase()))
-}
-
-fn check_space(path: &Path) -> Result<()> {
-    let space =
-        rustix::fs::statvfs(path).with_context(|| format!("reading the space at {}", path.display()))?;
-    let free = space.f_bavail.saturating_mul(space.f_frsize);
-    if free < SPACE {
-        let (free, needed) = (free >> 20, SPACE >> 20);
-        let what =
-            format!("a kernel build at {} needs {needed} MiB of space and has {free} MiB", path.display());
-        bail!("{what} (free some, or name a store on another disk with --store DIR)");
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -204,6 +204,8 @@ pub struct Container {
     pub memory_mib: Option<u64>,
     /// Kernel parameters, after ours.
     pub kernel_parameters: Vec<String>,
+    /// The root has every mount point already, so the host can refuse all writes to it.
+    pub sealed_root: bool,
 }
 
 /// Where a value comes from.

@@ -114,11 +114,10 @@ impl<W> AgentClient<W> {
         let mut news = Vec::new();
         while let Some(event) = self.mux.next_event() {
             match event {
-                mux::Event::Opened { stream, port: guest_protocol::CONTROL_PORT } => {
-                    if self.control.replace(stream).is_some() {
-                        return Err(AgentFault::Unexpected("a second control stream"));
-                    }
+                mux::Event::Opened { port: guest_protocol::CONTROL_PORT, .. } if self.control.is_some() => {
+                    return Err(AgentFault::Unexpected("a second control stream"));
                 }
+                mux::Event::Opened { stream, port: guest_protocol::CONTROL_PORT } => self.control = Some(stream),
                 mux::Event::Opened { stream, port } => news.push(FromGuest::Opened(stream, port)),
                 mux::Event::Readable(stream) if Some(stream) == self.control => self.read_control(stream, &mut news)?,
                 mux::Event::Finished(stream) | mux::Event::Reset(stream) if Some(stream) == self.control => {

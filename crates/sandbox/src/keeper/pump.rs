@@ -86,8 +86,8 @@ impl Pump {
             return Progress::Ended;
         }
         match self.direction {
-            Direction::ToGuest => self.to_guest(mux),
-            Direction::FromGuest => self.from_guest(mux),
+            Direction::ToGuest => self.feed(mux),
+            Direction::FromGuest => self.drain(mux),
         }
     }
 
@@ -96,7 +96,7 @@ impl Pump {
         self.way != Way::Small
     }
 
-    fn to_guest(&mut self, mux: &mut Mux) -> Progress {
+    fn feed(&mut self, mux: &mut Mux) -> Progress {
         let room = mux.sendable(self.stream).min(CHUNK);
         if room == 0 {
             return Progress::Moved(0);
@@ -116,7 +116,7 @@ impl Pump {
         Progress::Ended
     }
 
-    fn from_guest(&mut self, mux: &mut Mux) -> Progress {
+    fn drain(&mut self, mux: &mut Mux) -> Progress {
         let mut moved = 0;
         loop {
             let bytes = mux.pending(self.stream);

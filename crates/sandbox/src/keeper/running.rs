@@ -227,7 +227,7 @@ impl Keeper {
             match self.agent.receive(&buffer[..count]) {
                 Ok(news) => {
                     for one in news {
-                        self.from_guest(one, reporter);
+                        self.heard(one, reporter);
                     }
                 }
                 Err(fault) => return self.fail("talking to the guest's agent", &fault.to_string()),
@@ -240,7 +240,7 @@ impl Keeper {
         }
     }
 
-    fn from_guest(&mut self, news: FromGuest<Waiting>, reporter: &mut Reporter) {
+    fn heard(&mut self, news: FromGuest<Waiting>, reporter: &mut Reporter) {
         match news {
             FromGuest::Hello(hello) => {
                 self.timeline.guest(&hello.stamps);
