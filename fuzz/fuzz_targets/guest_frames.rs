@@ -6,18 +6,23 @@
 
 use guest_protocol::frame::{Decoder, MAX_TO_HOST};
 use guest_protocol::message::FromAgent;
-use guest_protocol::mux::{Event, MAX_STREAMS, Mux, OUTPUT_LIMIT, Side, StreamId, WINDOW};
+use guest_protocol::mux::{Event, Mux, OUTPUT_LIMIT, Side, StreamId, WINDOW};
 use guest_protocol::{CONTROL_PORT, FIRST_STDIO_PORT};
 use libfuzzer_sys::fuzz_target;
 
-/// Frames of a few bytes for which there is no credit (reset, finish, credit), at most one kind of each per stream.
-const CONTROL_FRAMES: usize = MAX_STREAMS * 3 * 12;
+/// Room for frames that need no credit (reset, finish, credit): what may be there before the mux says that it is congested, and the
+/// answers to one more piece.
+const CONTROL_FRAMES: usize = 128 << 10;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((how, bytes)) = bytes.split_first() else { return };
     let (cut, drain) = (usize::from(how >> 4) * 31 + 1, usize::from(how & 15) * 8);
     let mut host = Host { mux: Mux::new(Side::Host), control: None, decoder: Decoder::new(MAX_TO_HOST) };
     for piece in bytes.chunks(cut) {
+        if host.mux.is_congested() {
+            // As the keeper: a guest that does not read is not heard.
+            return;
+        }
         if host.mux.receive(piece).is_err() || host.act().is_none() {
             return;
         }

@@ -113,10 +113,29 @@ fn copy(from: &str, to: &Path) {
 /// All five sets, all capabilities.
 pub fn full_capabilities(spec: &mut Value) {
     let all = json!([
-        "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
-        "CAP_SETUID", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_NET_ADMIN", "CAP_SYS_CHROOT",
-        "CAP_SYS_ADMIN", "CAP_SYS_RESOURCE", "CAP_SYS_TTY_CONFIG", "CAP_SYS_PTRACE", "CAP_SYS_NICE", "CAP_SYS_BOOT",
-        "CAP_MKNOD", "CAP_AUDIT_WRITE", "CAP_SETFCAP", "CAP_IPC_LOCK"
+        "CAP_CHOWN",
+        "CAP_DAC_OVERRIDE",
+        "CAP_DAC_READ_SEARCH",
+        "CAP_FOWNER",
+        "CAP_FSETID",
+        "CAP_KILL",
+        "CAP_SETGID",
+        "CAP_SETUID",
+        "CAP_SETPCAP",
+        "CAP_NET_BIND_SERVICE",
+        "CAP_NET_RAW",
+        "CAP_NET_ADMIN",
+        "CAP_SYS_CHROOT",
+        "CAP_SYS_ADMIN",
+        "CAP_SYS_RESOURCE",
+        "CAP_SYS_TTY_CONFIG",
+        "CAP_SYS_PTRACE",
+        "CAP_SYS_NICE",
+        "CAP_SYS_BOOT",
+        "CAP_MKNOD",
+        "CAP_AUDIT_WRITE",
+        "CAP_SETFCAP",
+        "CAP_IPC_LOCK"
     ]);
     for set in ["bounding", "effective", "permitted"] {
         spec["process"]["capabilities"][set] = all.clone();
@@ -131,7 +150,8 @@ pub fn full_capabilities(spec: &mut Value) {
 /// # Panics
 /// When the configuration has no list of mounts.
 pub fn mount(spec: &mut Value, destination: &str, kind: &str, source: impl AsRef<Path>, options: &[&str]) {
-    let mount = json!({ "destination": destination, "type": kind, "source": source.as_ref(), "options": options });
+    let mount =
+        json!({ "destination": destination, "type": kind, "source": source.as_ref(), "options": options });
     spec["mounts"].as_array_mut().expect("mounts").push(mount);
 }
 
@@ -140,11 +160,15 @@ pub fn mount(spec: &mut Value, destination: &str, kind: &str, source: impl AsRef
 /// # Panics
 /// When the configuration has no list of namespaces.
 pub fn remove_namespace(spec: &mut Value, kind: &str) {
-    spec["linux"]["namespaces"].as_array_mut().expect("namespaces").retain(|namespace| namespace["type"] != kind);
+    spec["linux"]["namespaces"]
+        .as_array_mut()
+        .expect("namespaces")
+        .retain(|namespace| namespace["type"] != kind);
 }
 
 fn make_rootfs(root: &Path) -> std::io::Result<()> {
-    for directory in ["bin", "dev", "etc", "home/user", "proc", "root", "run", "sys", "tmp", "usr", "var/tmp"] {
+    for directory in ["bin", "dev", "etc", "home/user", "proc", "root", "run", "sys", "tmp", "usr", "var/tmp"]
+    {
         fs::create_dir_all(root.join(directory))?;
     }
     fs::copy("/bin/busybox", root.join("bin/busybox"))?;

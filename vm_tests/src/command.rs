@@ -46,7 +46,13 @@ pub struct Running {
 impl Command {
     /// A program, without arguments yet.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        Command { line: vec![program.as_ref().into()], input: Vec::new(), env: Vec::new(), directory: None, patience: PATIENCE }
+        Command {
+            line: vec![program.as_ref().into()],
+            input: Vec::new(),
+            env: Vec::new(),
+            directory: None,
+            patience: PATIENCE,
+        }
     }
 
     /// Adds an argument.
@@ -108,7 +114,10 @@ impl Command {
     pub fn start(&self) -> Running {
         let file = || tempfile::tempfile().expect("a temporary file for output");
         let (stdout, stderr, mut stdin) = (file(), file(), file());
-        stdin.write_all(&self.input).and_then(|()| stdin.seek(SeekFrom::Start(0))).expect("writing the input");
+        stdin
+            .write_all(&self.input)
+            .and_then(|()| stdin.seek(SeekFrom::Start(0)))
+            .expect("writing the input");
         let copy = |file: &File| Stdio::from(file.try_clone().expect("duplicating a descriptor"));
         let mut command = self.std();
         command.stdin(stdin).stdout(copy(&stdout)).stderr(copy(&stderr));
@@ -187,7 +196,12 @@ impl Running {
     }
 
     fn output(&self, status: ExitStatus) -> Output {
-        Output { line: self.line.clone(), code: code(status), stdout: content(&self.stdout), stderr: content(&self.stderr) }
+        Output {
+            line: self.line.clone(),
+            code: code(status),
+            stdout: content(&self.stdout),
+            stderr: content(&self.stderr),
+        }
     }
 }
 
@@ -258,7 +272,11 @@ impl Output {
 
     /// Standard error without the warning about emulation and the like.
     pub fn errors_without_warnings(&self) -> String {
-        self.errors().lines().filter(|line| !line.starts_with("cor: warning: ")).map(|line| format!("{line}\n")).collect()
+        self.errors()
+            .lines()
+            .filter(|line| !line.starts_with("cor: warning: "))
+            .map(|line| format!("{line}\n"))
+            .collect()
     }
 }
 

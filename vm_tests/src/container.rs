@@ -33,7 +33,8 @@ impl<'a> Container<'a> {
     pub fn create(sandbox: &'a Sandbox, bundle: &Bundle, flags: &[&str]) -> Self {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("becoming a subreaper");
         let id = sandbox.id();
-        let mut running = sandbox.cor(&["create", "--bundle"]).arg(bundle.path()).args(flags).arg(&id).start();
+        let mut running =
+            sandbox.cor(&["create", "--bundle"]).arg(bundle.path()).args(flags).arg(&id).start();
         let code = until("cor create", || running.ended());
         assert_eq!(code, 0, "cor create: {}", running.output_so_far());
         let creator = Creator { running: running.into() };
@@ -117,7 +118,8 @@ impl<'a> Container<'a> {
     /// When there is none.
     pub fn vmm_pid(&self) -> u32 {
         let file = self.sandbox.root().join(&self.id).join("state.json");
-        let state: Value = serde_json::from_slice(&std::fs::read(file).expect("reading the state")).expect("JSON");
+        let state: Value =
+            serde_json::from_slice(&std::fs::read(file).expect("reading the state")).expect("JSON");
         state["vmm_pid"].as_u64().expect("a VMM's pid") as u32
     }
 

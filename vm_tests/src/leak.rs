@@ -43,7 +43,9 @@ impl Leaks {
         }
         found.extend(self.files());
         found.extend(names("/sys/class/net").difference(&self.interfaces).map(|i| format!("interface {i}")));
-        found.extend(names("/run/netns").difference(&self.named_namespaces).map(|n| format!("network namespace {n}")));
+        found.extend(
+            names("/run/netns").difference(&self.named_namespaces).map(|n| format!("network namespace {n}")),
+        );
         found
     }
 
@@ -70,7 +72,10 @@ impl Leaks {
     /// What is below the runtime root other than the history, which is kept on purpose.
     fn files(&self) -> Vec<String> {
         let left = names(&self.root.to_string_lossy());
-        left.iter().filter(|name| *name != ".history").map(|name| format!("file {}", self.root.join(name).display())).collect()
+        left.iter()
+            .filter(|name| *name != ".history")
+            .map(|name| format!("file {}", self.root.join(name).display()))
+            .collect()
     }
 }
 

@@ -74,7 +74,8 @@ impl Sandbox {
     /// # Panics
     /// When it cannot be written.
     pub fn configure_more(&self, text: &str) {
-        let old = fs::read_to_string(self.path().join("configuration.toml")).expect("reading the configuration");
+        let old =
+            fs::read_to_string(self.path().join("configuration.toml")).expect("reading the configuration");
         self.configure(&format!("{old}{text}"));
     }
 
@@ -93,7 +94,12 @@ impl Sandbox {
     /// `cor` with this sandbox's root and configuration.
     pub fn cor(&self, args: &[&str]) -> Command {
         let command = Command::new(Programs::get().cor()).env(MARK, &self.tag);
-        command.arg("--root").arg(self.root()).arg("--config").arg(self.path().join("configuration.toml")).args(args)
+        command
+            .arg("--root")
+            .arg(self.root())
+            .arg("--config")
+            .arg(self.path().join("configuration.toml"))
+            .args(args)
     }
 
     /// `cor run` of a bundle under a new name.

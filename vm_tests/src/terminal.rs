@@ -88,7 +88,10 @@ impl Terminal {
                 return;
             }
             drop(seen);
-            assert!(std::time::Instant::now() < deadline, "waited for {text:?} on the terminal; it shows:\n{shown}");
+            assert!(
+                std::time::Instant::now() < deadline,
+                "waited for {text:?} on the terminal; it shows:\n{shown}"
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -130,7 +133,11 @@ impl Terminal {
                 return status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
             }
             let shown = || String::from_utf8_lossy(&seen.lock().expect("no reader panics")).into_owned();
-            assert!(std::time::Instant::now() < deadline, "the command on the terminal did not end; it shows:\n{}", shown());
+            assert!(
+                std::time::Instant::now() < deadline,
+                "the command on the terminal did not end; it shows:\n{}",
+                shown()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -155,8 +162,6 @@ fn open() -> rustix::io::Result<(File, File)> {
     let slave = slave.map_err(|_| rustix::io::Errno::IO)?;
     Ok((File::from(master), slave))
 }
-
-
 
 fn set_size(master: &File, rows: u16, columns: u16) {
     let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };

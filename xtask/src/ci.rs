@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: what `make test` runs, in order: what is quick and breaks often comes first.
 
-use crate::tidy;
 use crate::tree::Tree;
+use crate::{man, tidy};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::Command;
@@ -37,6 +37,7 @@ struct Step {
 const STEPS: &[Step] = &[
     Step { name: "format", headline: "source is formatted", work: Work::Cargo(&["fmt", "--all", "--check"]) },
     Step { name: "tidy", headline: "house rules", work: Work::Own(tidy::run) },
+    Step { name: "man", headline: "man pages are as the programs say", work: Work::Own(man::check) },
     Step { name: "scripts", headline: "shell scripts", work: Work::Own(check_scripts) },
     Step {
         name: "lint",
@@ -112,9 +113,10 @@ impl Work {
     fn run(&self, root: &Path) -> Result<()> {
         match self {
             Self::Own(part) => part(root),
-            Self::Program(program, words) => {
-                succeed(Command::new(program).args(*words).current_dir(root), &format!("{program} {}", words.join(" ")))
-            }
+            Self::Program(program, words) => succeed(
+                Command::new(program).args(*words).current_dir(root),
+                &format!("{program} {}", words.join(" ")),
+            ),
             Self::Cargo(words) => {
                 // Set when started by cargo: the same toolchain then.
                 let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

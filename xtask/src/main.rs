@@ -3,6 +3,7 @@
 mod bench;
 mod ci;
 mod fuzz;
+mod man;
 mod tidy;
 mod tree;
 
@@ -28,6 +29,8 @@ enum Task {
     Bench(bench::Arguments),
     #[command(about = fuzz::ABOUT, long_about = fuzz::HELP)]
     Fuzz(fuzz::Arguments),
+    /// Write the man pages from the programs' own help.
+    Man(man::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Task::Ci(arguments) => ci::run(&root, &arguments),
         Task::Bench(arguments) => bench::run(&root, &arguments),
         Task::Fuzz(arguments) => fuzz::run(&root, &arguments),
+        Task::Man(arguments) => man::run(&root, &arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

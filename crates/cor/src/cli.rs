@@ -65,10 +65,10 @@ pub struct Global {
     #[arg(long, global = true)]
     pub systemd_cgroup: bool,
     /// Accepted for runc's sake: true, false or auto. Only root can run cor
-    #[arg(long, global = true, value_name = "BOOL", default_value = "auto", hide = true)]
+    #[arg(long, value_name = "BOOL", default_value = "auto", hide = true)]
     pub rootless: String,
     /// Accepted for runc's sake; virtual machines are not checkpointed with CRIU
-    #[arg(long, global = true, value_name = "PATH", hide = true)]
+    #[arg(long, value_name = "PATH", hide = true)]
     pub criu: Option<PathBuf>,
 }
 

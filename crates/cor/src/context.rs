@@ -21,7 +21,9 @@ pub struct Context {
 impl Context {
     /// The configuration file with built-in defaults.
     pub fn configuration(&self) -> anyhow::Result<Configuration> {
-        Ok(Configuration::load(self.global.config.as_deref())?)
+        let configuration = Configuration::load(self.global.config.as_deref())?;
+        self.log.configure(configuration.runtime.log_level);
+        Ok(configuration)
     }
 
     /// The runtime root.

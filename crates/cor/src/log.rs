@@ -5,6 +5,8 @@
 
 use crate::cli::{Global, LogFormat};
 use anyhow::Context as _;
+use sandbox::configuration::LogLevel;
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Write};
 
@@ -33,7 +35,7 @@ impl Level {
 pub struct Log {
     file: Option<File>,
     format: LogFormat,
-    least: Level,
+    least: Cell<Level>,
 }
 
 impl Log {
@@ -50,7 +52,20 @@ impl Log {
             None => None,
         };
         let least = if global.debug { Level::Debug } else { Level::Info };
-        Ok(Log { file, format: global.log_format, least })
+        Ok(Log { file, format: global.log_format, least: Cell::new(least) })
+    }
+
+    /// Follows the configuration, unless the command line asked for more.
+    pub fn configure(&self, level: LogLevel) {
+        let level = match level {
+            LogLevel::Debug => Level::Debug,
+            LogLevel::Info => Level::Info,
+            LogLevel::Warning => Level::Warning,
+            LogLevel::Error => Level::Error,
+        };
+        if self.least.get() != Level::Debug {
+            self.least.set(level);
+        }
     }
 
     /// Something failed.
@@ -69,7 +84,7 @@ impl Log {
     }
 
     fn put(&self, level: Level, message: &str) {
-        if level < self.least {
+        if level < self.least.get() {
             return;
         }
         let message: String = message.chars().map(|c| if c == '\n' { ' ' } else { c }).collect();

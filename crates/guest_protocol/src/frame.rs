@@ -48,17 +48,21 @@ pub fn encode<T: Serialize>(message: &T, limit: usize) -> Result<Vec<u8>, FrameE
 #[derive(Debug)]
 pub struct Decoder {
     buffer: Vec<u8>,
+    /// Bytes of `buffer` that were given out already.
+    taken: usize,
     limit: usize,
 }
 
 impl Decoder {
     /// A decoder that refuses frames longer than `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        Decoder { buffer: Vec::new(), limit }
+        Decoder { buffer: Vec::new(), taken: 0, limit }
     }
 
     /// Adds bytes from the stream. Take all messages with [`Decoder::next`] after each call.
     pub fn push(&mut self, bytes: &[u8]) {
+        // Once per push, not per message: many small frames must not cost a move of the rest each.
+        self.buffer.drain(..std::mem::take(&mut self.taken));
         self.buffer.extend_from_slice(bytes);
     }
 
@@ -66,17 +70,23 @@ impl Decoder {
     ///
     /// # Errors
     /// When the stream is broken; the caller must close it.
-    #[expect(clippy::should_implement_trait, reason = "what comes next has a type that only the caller knows")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "what comes next has a type that only the caller knows"
+    )]
     pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
-        let Some(head) = self.buffer.first_chunk::<4>() else { return Ok(None) };
+        let rest = &self.buffer[self.taken..];
+        let Some(head) = rest.first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_le_bytes(*head) as usize;
         if length > self.limit {
             return Err(FrameError::TooLong { length, limit: self.limit });
         }
-        let Some(body) = self.buffer.get(4..4 + length) else { return Ok(None) };
+        let Some(body) = rest.get(4..4 + length) else { return Ok(None) };
         let message = postcard::from_bytes(body).map_err(|e| FrameError::Malformed(e.to_string()))?;
-        self.buffer.drain(..4 + length);
-        if self.buffer.is_empty() {
+        self.taken += 4 + length;
+        if self.taken == self.buffer.len() {
+            self.taken = 0;
+            self.buffer.clear();
             // One large set-up message must not stay in a long-lived process's memory.
             self.buffer.shrink_to(4096);
         }

@@ -20,8 +20,10 @@
 //! [`WINDOW`] bytes of credit. A stream ends when both sides finished, or one reset it; frames for a stream that has
 //! ended are ignored, because the peer may have sent them before it knew.
 //!
-//! The peer may be hostile: memory is bounded by [`MAX_STREAMS`] x [`WINDOW`] + [`OUTPUT_LIMIT`], and a frame that breaks a
-//! rule is a [`MuxError`], after which the channel must be closed.
+//! The peer may be hostile: a frame that breaks a rule is a [`MuxError`], after which the channel must be closed, and memory
+//! is bounded by [`MAX_STREAMS`] x [`WINDOW`] for what came, and for what goes by [`OUTPUT_LIMIT`] of data plus the answers (credit,
+//! reset) to what was received while [`Mux::is_congested`] was false. The host must not receive while it is true, so a
+//! guest that sends without reading stops itself; the guest receives always, so the two never wait for each other.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -36,6 +38,9 @@ pub const MAX_STREAMS: usize = 4096;
 
 /// Data waiting for the channel is kept below this, in bytes; `send` takes no more.
 pub const OUTPUT_LIMIT: usize = 256 << 10;
+
+/// Room for frames that need no credit, beyond [`OUTPUT_LIMIT`], in bytes.
+const CONTROL_ROOM: usize = 64 << 10;
 
 const HEAD: usize = 8;
 
@@ -335,6 +340,11 @@ impl Mux {
         if head.is_empty() { tail } else { head }
     }
 
+    /// Whether so much waits for the channel that nothing more should be received until some of it was sent.
+    pub fn is_congested(&self) -> bool {
+        self.output.len() > OUTPUT_LIMIT + CONTROL_ROOM
+    }
+
     /// Says that the first `count` bytes of [`Mux::output`] were written.
     pub fn sent(&mut self, count: usize) {
         self.output.drain(..count.min(self.output.len()));
@@ -467,6 +477,24 @@ mod tests {
         carry(&mut host, &mut guest, usize::MAX);
         assert_eq!(guest.next_event(), Some(Event::Reset(s)));
         assert_eq!(host.receive(&[2, 0, 1, 0, 99, 0, 0, 0, 1]), Err(MuxError::UnknownStream(99)));
+    }
+
+    #[test]
+    fn a_peer_that_sends_without_reading_is_noticed() {
+        let mut host = Mux::new(Side::Host);
+        let mut id = 1u32;
+        while !host.is_congested() {
+            let mut frame = vec![1, 0, 4, 0];
+            frame.extend(id.to_le_bytes());
+            frame.extend([7, 0, 0, 0]);
+            host.receive(&frame).unwrap();
+            host.reset(StreamId(id));
+            id += 2;
+        }
+        assert!(host.output.len() <= OUTPUT_LIMIT + CONTROL_ROOM + HEAD);
+        let count = host.output().len();
+        host.sent(count);
+        assert!(!host.is_congested());
     }
 
     #[test]

@@ -5,8 +5,8 @@ use crate::state::{StateDir, StateError};
 use guest_protocol::frame::{self, Decoder};
 use guest_protocol::message::ErrorKind;
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-    connect, sendmsg, socket_with,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType, connect, sendmsg, socket_with,
 };
 use std::io::{self, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
@@ -35,7 +35,9 @@ pub enum ClientError {
         message: String,
     },
     /// The keeper answered with something else.
-    #[error("the container's keeper gave an answer of another kind; are `cor` and the keeper of the same version?")]
+    #[error(
+        "the container's keeper gave an answer of another kind; are `cor` and the keeper of the same version?"
+    )]
     Mismatch,
 }
 
@@ -113,7 +115,11 @@ impl Client {
         }
     }
 
-    fn buffered(&mut self) -> Result<Option<Reply>, ClientError> {
+    /// The next reply among those that were read already; poll(2) does not tell of them.
+    ///
+    /// # Errors
+    /// When the keeper says no, or something that is no reply.
+    pub fn buffered(&mut self) -> Result<Option<Reply>, ClientError> {
         match self.decoder.next::<Reply>().map_err(|e| ClientError::Io(io::Error::other(e)))? {
             Some(Reply::Failed { kind, message }) => Err(ClientError::Refused { kind, message }),
             other => Ok(other),

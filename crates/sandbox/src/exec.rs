@@ -161,7 +161,13 @@ impl StandIn {
 
     /// Relays until the process has ended and its output is delivered.
     fn run(mut self) -> ExitStatus {
+        // The end may have come in one piece with the answer to the request.
+        let mut arrived = self.client.buffered();
         loop {
+            if let Some(status) = self.end(arrived) {
+                self.outputs.iter_mut().for_each(Relay::flush);
+                return status;
+            }
             let ready = self.wait();
             if ready.signals {
                 self.forward_signals();
@@ -172,23 +178,27 @@ impl StandIn {
             for index in ready.outputs {
                 self.outputs[index].step();
             }
-            if ready.client {
-                let status = match self.client.receive_ready() {
-                    Ok(Some(Reply::Exited(status))) => status,
-                    Ok(_) => continue,
-                    // The keeper is gone, and with it the machine.
-                    Err(ClientError::NotRunning) => ExitStatus::Signal(libc::SIGKILL as u8),
-                    // An answer to a signal for a process that has just ended.
-                    Err(_) => continue,
-                };
-                self.outputs.iter_mut().for_each(Relay::flush);
-                return status;
+            arrived = if ready.client { self.client.receive_ready() } else { Ok(None) };
+        }
+    }
+
+    /// The exit status, if it is among the replies that have arrived, of which `reply` is the first.
+    fn end(&mut self, mut reply: Result<Option<Reply>, ClientError>) -> Option<ExitStatus> {
+        loop {
+            match reply {
+                Ok(Some(Reply::Exited(status))) => return Some(status),
+                Ok(None) => return None,
+                // An answer to a signal; a refusal when the process has just ended.
+                Ok(Some(_)) | Err(ClientError::Refused { .. }) => reply = self.client.buffered(),
+                // The keeper is gone, and with it the machine.
+                Err(_) => return Some(ExitStatus::Signal(libc::SIGKILL as u8)),
             }
         }
     }
 
     fn wait(&self) -> Ready {
-        let mut fds = vec![PollFd::new(&self.client, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
+        let mut fds =
+            vec![PollFd::new(&self.client, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
         let mut whose = Vec::new();
         for (index, relay) in std::iter::once(&self.input).chain(&self.outputs).enumerate() {
             if let Some(interest) = relay.interest() {
@@ -199,7 +209,8 @@ impl StandIn {
         // EINTR: nothing is ready, the loop comes again.
         let _ = poll(&mut fds, None);
         let is = |index: usize| !fds[index].revents().is_empty();
-        let relays: Vec<usize> = whose.iter().enumerate().filter(|(at, _)| is(at + 2)).map(|(_, w)| *w).collect();
+        let relays: Vec<usize> =
+            whose.iter().enumerate().filter(|(at, _)| is(at + 2)).map(|(_, w)| *w).collect();
         Ready {
             client: is(0),
             signals: is(1),

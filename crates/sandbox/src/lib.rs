@@ -22,6 +22,9 @@ pub mod signals;
 pub mod state;
 pub mod terminal;
 
+/// What the guest says about a container, as the doors show it.
+pub use guest_protocol::message as guest;
+
 /// Random bytes of the kernel.
 pub(crate) fn entropy<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];

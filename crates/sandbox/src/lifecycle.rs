@@ -119,7 +119,10 @@ pub fn create(create: Create<'_>) -> Result<u32, LifecycleError> {
 fn failed_state(dir: &StateDir, plan: &SandboxPlan) -> String {
     match dir.load() {
         Ok(container) => hook_state(&container.file, "stopped"),
-        Err(_) => json!({"ociVersion": OCI_VERSION, "id": plan.id, "status": "stopped", "bundle": plan.bundle}).to_string(),
+        Err(_) => {
+            json!({"ociVersion": OCI_VERSION, "id": plan.id, "status": "stopped", "bundle": plan.bundle})
+                .to_string()
+        }
     }
 }
 
@@ -185,7 +188,9 @@ fn hooks_and_pid_file(
                 go_on.write_all(b"+").map_err(io_error("waiting for the keeper"))?;
             }
             Some(Progress::Created) => break,
-            Some(Progress::Failed { phase, message }) => return Err(LifecycleError::Create { phase, message }),
+            Some(Progress::Failed { phase, message }) => {
+                return Err(LifecycleError::Create { phase, message });
+            }
             None => {
                 let message = format!("the keeper ended without a word{}", how_it_ended(pid));
                 return Err(LifecycleError::Create { phase: "creating the container".into(), message });
@@ -203,7 +208,8 @@ fn hooks_and_pid_file(
 /// # Errors
 /// When it cannot be written.
 pub fn write_pid_file(path: &Path, pid: u32) -> Result<(), LifecycleError> {
-    write_atomically(path, pid.to_string().as_bytes()).map_err(io_error(format!("writing pid file {}", path.display())))
+    write_atomically(path, pid.to_string().as_bytes())
+        .map_err(io_error(format!("writing pid file {}", path.display())))
 }
 
 fn run_create_hooks(dir: &StateDir, plan: &SandboxPlan) -> Result<(), LifecycleError> {
@@ -217,7 +223,9 @@ fn run_create_hooks(dir: &StateDir, plan: &SandboxPlan) -> Result<(), LifecycleE
 }
 
 fn how_it_ended(pid: u32) -> String {
-    let status = Pid::from_raw(pid as i32).and_then(|pid| waitpid(Some(pid), rustix::process::WaitOptions::empty()).ok()).flatten();
+    let status = Pid::from_raw(pid as i32)
+        .and_then(|pid| waitpid(Some(pid), rustix::process::WaitOptions::empty()).ok())
+        .flatten();
     match status.and_then(|(_, status)| status.terminating_signal()) {
         Some(signal) => format!(" (signal {signal})"),
         None => String::new(),

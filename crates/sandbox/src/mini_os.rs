@@ -66,6 +66,11 @@ pub fn store() -> PathBuf {
     std::env::var_os(mini_os::STORE_VARIABLE).map_or_else(|| mini_os::STORE.into(), PathBuf::from)
 }
 
+/// Where the manifest of the mini-OS `name` is.
+pub fn manifest(store: &Path, name: &str) -> PathBuf {
+    store.join("refs").join(name).join(mini_os::MANIFEST)
+}
+
 /// The mini-OS that `configuration` names, paths absolute.
 ///
 /// # Errors
@@ -110,7 +115,9 @@ fn read(store: &Path, name: &str) -> Result<MiniOs, MiniOsError> {
     if found.version != mini_os::VERSION {
         return Err(bad(format!("version {} is not supported, only {}", found.version, mini_os::VERSION)));
     }
-    for file in [Some(&mut found.kernel), found.initramfs.as_mut(), found.image.as_mut()].into_iter().flatten() {
+    for file in
+        [Some(&mut found.kernel), found.initramfs.as_mut(), found.image.as_mut()].into_iter().flatten()
+    {
         file.path = directory.join(&file.path);
     }
     Ok(found)

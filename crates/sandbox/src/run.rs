@@ -39,7 +39,9 @@ pub fn foreground(mut create: Create<'_>, keep: bool) -> Result<(u8, Vec<String>
         .transpose()
         .and_then(|terminal| lifecycle::start(&dir).map(|()| watch(pid, &signals, terminal)));
     let result = match result {
-        Ok(code) => code.map_err(|source| LifecycleError::Io { doing: "waiting for the container".into(), source }),
+        Ok(code) => {
+            code.map_err(|source| LifecycleError::Io { doing: "waiting for the container".into(), source })
+        }
         Err(error) => Err(error),
     };
     if keep && result.is_ok() {

@@ -7,8 +7,18 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 /// Signals that a process forwards to the one it stands for: all that have a handler by default and are sent by
 /// people or engines, not by the kernel for this process's own doings.
 pub const FORWARDED: &[i32] = &[
-    libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM, libc::SIGTERM,
-    libc::SIGSTKFLT, libc::SIGCONT, libc::SIGTSTP, libc::SIGURG, libc::SIGPWR,
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGTERM,
+    libc::SIGSTKFLT,
+    libc::SIGCONT,
+    libc::SIGTSTP,
+    libc::SIGURG,
+    libc::SIGPWR,
 ];
 
 /// Blocked signals, to be read one by one.

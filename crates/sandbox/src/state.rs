@@ -31,7 +31,9 @@ pub const MAX_ID: usize = 255;
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The id cannot be a container's name.
-    #[error("invalid container ID {0:?}: use 1 to {MAX_ID} characters from [A-Za-z0-9_+.-], other than \".\" and \"..\"")]
+    #[error(
+        "invalid container ID {0:?}: use 1 to {MAX_ID} characters from [A-Za-z0-9_+.-], other than \".\" and \"..\""
+    )]
     InvalidId(String),
     /// There is none.
     #[error("container {0:?} does not exist")]
@@ -166,10 +168,16 @@ impl StateDir {
             let path = path.to_path_buf();
             move |source| StateError::Io { doing, path, source }
         };
-        fs::DirBuilder::new().recursive(true).mode(0o711).create(&self.root).map_err(io("creating the runtime root", &self.root))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(&self.root)
+            .map_err(io("creating the runtime root", &self.root))?;
         match fs::DirBuilder::new().mode(0o700).create(&self.path) {
             Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(StateError::Exists(self.id.clone())),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(StateError::Exists(self.id.clone()));
+            }
             Err(e) => return Err(io("creating", &self.path)(e)),
         }
         let lock = File::create(self.file("lock")).and_then(|lock| {
@@ -208,7 +216,8 @@ impl StateDir {
     /// # Errors
     /// When the directory cannot be opened.
     pub fn short_path(&self, name: &str) -> io::Result<(OwnedFd, PathBuf)> {
-        let dir = rustix::fs::open(&self.path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let dir =
+            rustix::fs::open(&self.path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
         Ok((dir, path.into()))
     }
@@ -243,7 +252,8 @@ impl StateDir {
         let path = self.file("state.json");
         match fs::read(&path) {
             Ok(bytes) => {
-                let file = serde_json::from_slice(&bytes).map_err(|source| StateError::Corrupt { path, source })?;
+                let file =
+                    serde_json::from_slice(&bytes).map_err(|source| StateError::Corrupt { path, source })?;
                 Ok(Container { dir: self.clone(), file, has_keeper })
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Err(StateError::NotFound(self.id.clone())),

@@ -6,20 +6,39 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use vm_tests::{Bundle, Sandbox, mount};
 
-const CHECKS: [&str; 10] =
-    ["sockets", "open-unlinked", "hard-links", "xattrs", "mmap-write", "rename", "locks", "large-directory", "sparse", "times"];
+const CHECKS: [&str; 10] = [
+    "sockets",
+    "open-unlinked",
+    "hard-links",
+    "xattrs",
+    "mmap-write",
+    "rename",
+    "locks",
+    "large-directory",
+    "sparse",
+    "times",
+];
 
 /// Runs the guest's half in `inside` and looks at what the host has of it in `outside`.
 fn check(sandbox: &Sandbox, bundle: &Bundle, inside: &str, outside: &Path) {
     bundle.host_program(GUEST_HALF, "guest_half").program(&[&["guest_half", inside], &CHECKS[..]].concat());
     let output = sandbox.run(bundle).expect(0);
     assert_eq!(output.lines(), CHECKS.map(|name| format!("ok {name}")));
-    let metadata = |path: &str| fs::symlink_metadata(outside.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let metadata =
+        |path: &str| fs::symlink_metadata(outside.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
     assert!(metadata("sockets/socket").file_type().is_socket());
-    assert!(fs::read(outside.join("mmap-write/mapped")).unwrap()[4096..].starts_with(b"written through a mapping"));
-    assert_eq!(fs::read_dir(outside.join("open-unlinked")).unwrap().count(), 0, "nothing of the unlinked file is left");
+    assert!(
+        fs::read(outside.join("mmap-write/mapped")).unwrap()[4096..]
+            .starts_with(b"written through a mapping")
+    );
+    assert_eq!(
+        fs::read_dir(outside.join("open-unlinked")).unwrap().count(),
+        0,
+        "nothing of the unlinked file is left"
+    );
     let mut value = [0; 64];
-    let count = rustix::fs::getxattr(outside.join("xattrs/kept"), "user.kept", &mut value).expect("an attribute");
+    let count =
+        rustix::fs::getxattr(outside.join("xattrs/kept"), "user.kept", &mut value).expect("an attribute");
     assert_eq!(&value[..count], b"for the host");
     assert_eq!(metadata("sparse/sparse").len(), (5 << 30) + 3);
     assert_eq!(metadata("times/file").mtime(), 2_000_000);
@@ -71,7 +90,10 @@ fn a_process_without_rights_has_none_on_the_hosts_files() {
     let container = sandbox.start(&bundle);
     let output = container.exec_with(&["-u", "1000:1000"], &["cat", "/private"]).run().expect(1);
     assert!(output.errors().contains("ermission denied"), "{output}");
-    let made = container.exec_with(&["-u", "1000:1000"], &["sh", "-c", "echo mine > /home/user/f; stat -c '%u %g' /home/user/f"]);
+    let made = container.exec_with(
+        &["-u", "1000:1000"],
+        &["sh", "-c", "echo mine > /home/user/f; stat -c '%u %g' /home/user/f"],
+    );
     assert_eq!(made.ok(), "1000 1000");
     assert_eq!(fs::metadata(bundle.rootfs("/home/user/f")).unwrap().uid(), 1000);
 }
@@ -84,7 +106,9 @@ fn a_link_in_a_volume_does_not_lead_out_of_the_machine() {
     fs::create_dir(&volume).unwrap();
     std::os::unix::fs::symlink(sandbox.path().join("host-secret"), volume.join("link")).unwrap();
     fs::write(sandbox.path().join("host-secret"), "secret").unwrap();
-    bundle.script("cat /v/link; cat /v/../../../host-secret; ls /v/.. | grep -c rootfs; echo end").change(|spec| mount(spec, "/v", "bind", &volume, &["bind"]));
+    bundle
+        .script("cat /v/link; cat /v/../../../host-secret; ls /v/.. | grep -c rootfs; echo end")
+        .change(|spec| mount(spec, "/v", "bind", &volume, &["bind"]));
     let output = sandbox.run(&bundle).expect(0);
     assert_eq!(output.lines(), ["0", "end"]);
 }

@@ -28,7 +28,8 @@ fn statistics_follow_what_the_container_does() {
     assert_eq!((number(&before["pids"]["current"]), number(&before["pids"]["limit"])), (1, 77));
 
     let mut command = container.exec(&["guest_half", "eat", "100"]).std();
-    let mut eater = command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut eater =
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
     std::io::Read::read_exact(eater.stdout.as_mut().unwrap(), &mut [0; 4]).unwrap();
     let after = stats(&container);
     let grown = number(&after["memory"]["usage"]["usage"]) - number(&before["memory"]["usage"]["usage"]);
@@ -44,7 +45,10 @@ fn statistics_follow_what_the_container_does() {
     assert!(cpu(&now) / 1000 >= used.parse::<u64>().unwrap(), "the unit is nanoseconds: {now} and {used} us");
     assert!(number(&now["memory"]["usage"]["max"]) >= 100 << 20, "the peak stays");
     let host = &now["machine"]["host"];
-    assert!(number(&host["vmm"]["private"]) > 10 << 20 && number(&host["keeper"]["private"]) < 8 << 20, "{host}");
+    assert!(
+        number(&host["vmm"]["private"]) > 10 << 20 && number(&host["keeper"]["private"]) < 8 << 20,
+        "{host}"
+    );
 }
 
 #[test]

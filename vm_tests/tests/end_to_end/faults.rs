@@ -14,7 +14,9 @@ fn kill_9_of_the_keeper_takes_the_machine_along_and_delete_leaves_nothing() {
     send_signal(pid, libc::SIGKILL);
     assert_eq!(Container::reap(pid), 137);
     assert_eq!(container.status(), "stopped");
-    until("the VMM to die", || (!vm_tests::processes_with(sandbox.tag()).iter().any(|(p, _)| *p == vmm)).then_some(()));
+    until("the VMM to die", || {
+        (!vm_tests::processes_with(sandbox.tag()).iter().any(|(p, _)| *p == vmm)).then_some(())
+    });
     container.exec(&["true"]).run().refused("stopped");
     container.command(&["kill"]).run().refused("not running");
     container.delete();
@@ -76,16 +78,33 @@ fn kill_9_of_the_keeper_while_it_boots_fails_create_and_leaves_nothing() {
 }
 
 #[test]
-fn a_signal_to_create_interrupts_it_and_leaves_nothing() {
+fn a_signal_to_create_interrupts_it() {
     let sandbox = Sandbox::new();
     let bundle = sandbox.bundle();
     let id = sandbox.id();
-    let running = sandbox.cor(&["run", "--bundle"]).arg(bundle.path()).arg(&id).start();
-    until("the container's directory", || sandbox.root().join(&id).join("state.json").exists().then_some(()));
+    let running = sandbox.cor(&["create", "--bundle"]).arg(bundle.path()).arg(&id).start();
+    until("the container's state", || sandbox.root().join(&id).join("state.json").exists().then_some(()));
     running.signal(libc::SIGTERM);
     let output = running.wait();
     assert_ne!(output.code, 0, "{output}");
     sandbox.cor(&["delete", "--force", &id]).run().expect(0);
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn a_signal_to_run_while_it_boots_reaches_the_program_or_ends_the_boot() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle();
+    bundle.script("trap 'exit 143' TERM; sleep 1000 & wait");
+    let id = sandbox.id();
+    let mut running = sandbox.cor(&["run", "--bundle"]).arg(bundle.path()).arg(&id).start();
+    until("the container's state", || sandbox.root().join(&id).join("state.json").exists().then_some(()));
+    // Again and again: a first process without a handler yet is not ended by it, here as elsewhere.
+    let code = until("its end", || {
+        running.signal(libc::SIGTERM);
+        running.ended()
+    });
+    assert_ne!(code, 0, "{}", running.output_so_far());
     sandbox.assert_nothing_left();
 }
 
@@ -192,9 +211,16 @@ fn a_full_disk_fails_create_with_a_clear_line_and_leaves_nothing() {
         Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(&root).ok();
         // What is left is less than a plan takes.
         let _ = fs::write(root.join("filler"), vec![1; 4096]);
-        let output = sandbox.cor(&["run", "--root"]).arg(&root).arg("--bundle").arg(bundle.path()).arg("c").run();
-        let left: Vec<_> = fs::read_dir(&root).unwrap().flatten().map(|e| e.file_name()).filter(|n| n == "c").collect();
-        let deleted = sandbox.cor(&["delete", "--force", "--root"]).arg(&root).arg("c").run();
+        let output = sandbox
+            .cor(&["run", "--root"])
+            .arg(&root)
+            .arg("--bundle")
+            .arg(bundle.path())
+            .arg(sandbox.id())
+            .run();
+        let left: Vec<_> =
+            fs::read_dir(&root).unwrap().flatten().map(|e| e.file_name()).filter(|n| n == "c").collect();
+        let deleted = sandbox.cor(&["delete", "--force", "--root"]).arg(&root).arg(sandbox.id()).run();
         Command::new("umount").arg(&root).ok();
         output.refused("No space left on device");
         deleted.expect(0);

@@ -25,19 +25,41 @@ fn the_program_is_the_first_process_of_namespaces_of_its_own() {
 }
 
 #[test]
-fn without_a_pid_namespace_it_sees_the_machines_processes() {
+fn the_hosts_namespaces_are_replaced_by_its_own_with_a_warning() {
     let sandbox = Sandbox::new();
-    let output = sandbox.script("[ $$ -gt 1 ] && cat /proc/1/comm", |spec| remove_namespace(spec, "pid"));
-    assert_ne!(output.text(), "sh");
+    let output = sandbox.script("echo $$; ls /proc | grep -c '^[0-9]'", |spec| {
+        for kind in ["pid", "ipc", "uts"] {
+            remove_namespace(spec, kind);
+        }
+    });
+    assert_eq!(output.lines()[0], "1");
+    assert!(output.errors().contains("the host's pid, ipc, uts was asked for"), "{output}");
+}
+
+#[test]
+fn a_namespace_of_another_container_is_refused() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle();
+    bundle.change(|spec| {
+        remove_namespace(spec, "ipc");
+        spec["linux"]["namespaces"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({ "type": "ipc", "path": "/proc/1/ns/ipc" }));
+    });
+    sandbox.run(&bundle).refused("/proc/1/ns/ipc");
+    sandbox.assert_nothing_left();
 }
 
 #[test]
 fn user_groups_and_umask_are_as_configured() {
     let sandbox = Sandbox::new();
-    let output = sandbox.script("id -u; id -g; id -G; umask; touch /tmp/f; stat -c '%a %u %g' /tmp/f; pwd", |spec| {
-        spec["process"]["user"] = json!({ "uid": 1000, "gid": 1000, "additionalGids": [2000, 3000], "umask": 0o27 });
-        spec["process"]["cwd"] = json!("/home/user");
-    });
+    let output =
+        sandbox.script("id -u; id -g; id -G; umask; touch /tmp/f; stat -c '%a %u %g' /tmp/f; pwd", |spec| {
+            spec["process"]["user"] =
+                json!({ "uid": 1000, "gid": 1000, "additionalGids": [2000, 3000], "umask": 0o27 });
+            spec["process"]["cwd"] = json!("/home/user");
+        });
     assert_eq!(output.lines(), ["1000", "1000", "1000 2000 3000", "0027", "640 1000 1000", "/home/user"]);
 }
 
@@ -59,8 +81,12 @@ fn the_five_capability_sets_are_exactly_those_named() {
     });
     let chown = "0000000000000001";
     let expected = [
-        format!("CapInh:{chown}"), format!("CapPrm:{chown}"), format!("CapEff:{chown}"),
-        "CapBnd:0000000000002021".into(), format!("CapAmb:{chown}"), "NoNewPrivs:1".into(),
+        format!("CapInh:{chown}"),
+        format!("CapPrm:{chown}"),
+        format!("CapEff:{chown}"),
+        "CapBnd:0000000000002021".into(),
+        format!("CapAmb:{chown}"),
+        "NoNewPrivs:1".into(),
     ];
     assert_eq!(output.lines()[..6], expected);
 }
@@ -69,9 +95,11 @@ fn the_five_capability_sets_are_exactly_those_named() {
 fn without_capabilities_root_can_do_little() {
     let sandbox = Sandbox::new();
     let bundle = sandbox.bundle();
-    bundle.script(&format!("{STATUS}; mount -t tmpfs t /tmp; echo $?; chown 5 /tmp; echo $?")).change(|spec| {
-        spec["process"].as_object_mut().unwrap().remove("capabilities");
-    });
+    bundle.script(&format!("{STATUS}; mount -t tmpfs t /tmp; echo $?; chown 5 /tmp; echo $?")).change(
+        |spec| {
+            spec["process"].as_object_mut().unwrap().remove("capabilities");
+        },
+    );
     let lines = sandbox.run(&bundle).expect(0).lines();
     assert!(lines[..5].iter().all(|line| line.ends_with("0000000000000000")), "{lines:?}");
     assert_eq!(lines[lines.len() - 2..], ["1", "1"]);
@@ -196,10 +224,17 @@ fn a_user_namespace_maps_ids_onto_the_files_owners() {
     });
     let container = sandbox.start(&bundle);
     assert_eq!(container.sh("id -u; awk '{print $1, $2, $3}' /proc/self/uid_map"), "0\n0 100000 65536");
-    assert_eq!(container.sh("stat -c '%u %g' /bin/busybox; touch /made; chown 7:8 /made; stat -c '%u %g' /made"), "0 0\n7 8");
+    assert_eq!(
+        container.sh("stat -c '%u %g' /bin/busybox; touch /made; chown 7:8 /made; stat -c '%u %g' /made"),
+        "0 0\n7 8"
+    );
     let made = fs::metadata(bundle.rootfs("/made")).unwrap();
     assert_eq!((made.uid(), made.gid()), (100_007, 100_008));
-    assert_eq!(container.sh("echo x > /dev/null && head -c 3 /dev/zero | wc -c; mount -t tmpfs t /tmp && echo mounted"), "3\nmounted");
+    assert_eq!(
+        container
+            .sh("echo x > /dev/null && head -c 3 /dev/zero | wc -c; mount -t tmpfs t /tmp && echo mounted"),
+        "3\nmounted"
+    );
     assert_eq!(container.exec(&["sh", "-c", "echo 1 > /proc/sys/vm/drop_caches"]).run().code, 1);
 }
 
@@ -207,14 +242,25 @@ fn a_user_namespace_maps_ids_onto_the_files_owners() {
 fn masked_paths_are_hidden_and_readonly_paths_are_readonly() {
     let sandbox = Sandbox::new();
     let bundle = sandbox.bundle();
-    bundle.file("/secret/file", "secret", 0o644).file("/secret-file", "secret", 0o644).file("/fixed/file", "fixed", 0o644);
+    bundle.file("/secret/file", "secret", 0o644).file("/secret-file", "secret", 0o644).file(
+        "/fixed/file",
+        "fixed",
+        0o644,
+    );
     bundle.change(|spec| {
         spec["linux"]["maskedPaths"] = json!(["/secret", "/secret-file", "/proc/kcore", "/no/such"]);
         spec["linux"]["readonlyPaths"] = json!(["/fixed", "/proc/sys", "/no/such"]);
     });
     let container = sandbox.start(&bundle);
-    assert_eq!(container.sh("ls /secret | wc -l; cat /secret-file | wc -c; cat /fixed/file; head -c 1 /proc/kcore | wc -c"), "0\n0\nfixed0");
-    for script in ["echo x > /secret/new", "echo x > /fixed/file", "echo 1 > /proc/sys/kernel/shmmax", "rm /fixed/file"] {
+    assert_eq!(
+        container.sh(
+            "ls /secret | wc -l; cat /secret-file | wc -c; cat /fixed/file; head -c 1 /proc/kcore | wc -c"
+        ),
+        "0\n0\nfixed0"
+    );
+    for script in
+        ["echo x > /secret/new", "echo x > /fixed/file", "echo 1 > /proc/sys/kernel/shmmax", "rm /fixed/file"]
+    {
         let output = container.exec(&["sh", "-c", script]).run().expect(1);
         assert!(output.errors().contains("Read-only file system"), "{output}");
     }
@@ -225,16 +271,28 @@ fn masked_paths_are_hidden_and_readonly_paths_are_readonly() {
 fn the_container_has_a_network_of_its_own_with_loopback() {
     let sandbox = Sandbox::new();
     let container = sandbox.sleeping();
-    assert_eq!(container.sh("ls /sys/class/net; ping -c 1 -W 5 127.0.0.1 > /dev/null && echo ping"), "lo\nping");
+    assert_eq!(
+        container.sh("cd /sys/class/net; ls -d */; ping -c 1 -W 5 127.0.0.1 > /dev/null && echo ping"),
+        "lo/\nping"
+    );
     let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
-    assert_ne!(namespace(container.pid()), fs::read_link("/proc/self/ns/net").unwrap(), "the keeper owns one on the host");
+    assert_ne!(
+        namespace(container.pid()),
+        fs::read_link("/proc/self/ns/net").unwrap(),
+        "the keeper owns one on the host"
+    );
 }
 
 #[test]
 fn a_network_namespace_given_by_path_is_joined_on_the_host() {
     let sandbox = Sandbox::new();
     let bundle = sandbox.bundle();
-    let mut holder = Command::new("unshare").args(["--net", "sleep", "1000"]).env("CLEAR_TEST_TAG", sandbox.tag()).std().spawn().unwrap();
+    let mut holder = Command::new("unshare")
+        .args(["--net", "sleep", "1000"])
+        .env("CLEAR_TEST_TAG", sandbox.tag())
+        .std()
+        .spawn()
+        .unwrap();
     let path = format!("/proc/{}/ns/net", holder.id());
     let own = fs::read_link("/proc/self/ns/net").unwrap();
     vm_tests::until("unshare", || (fs::read_link(&path).is_ok_and(|ns| ns != own)).then_some(()));

@@ -32,7 +32,10 @@ fn control_group_limits_are_in_force() {
     let container = sandbox.start(&bundle);
     let files = "memory.max memory.low cpu.max cpu.weight pids.max memory.high";
     let values = container.sh(&format!("cd /sys/fs/cgroup; cat {files}"));
-    assert_eq!(values.lines().collect::<Vec<_>>(), ["67108864", "33554432", "150000 100000", "20", "20", "59998208"]);
+    assert_eq!(
+        values.lines().collect::<Vec<_>>(),
+        ["67108864", "33554432", "150000 100000", "20", "20", "59998208"]
+    );
     let output = container.exec(&["sh", "-c", "for i in $(seq 30); do sleep 3 & done; wait"]).run();
     assert!(output.errors().contains("fork"), "{output}");
     let write = container.exec(&["sh", "-c", "echo max > /sys/fs/cgroup/memory.max"]).run();
@@ -44,13 +47,18 @@ fn a_kill_for_lack_of_memory_is_reported() {
     let sandbox = Sandbox::new();
     let bundle = sandbox.bundle();
     bundle.host_program(GUEST_HALF, "guest_half").program(&["guest_half", "eat", "200"]);
-    bundle.change(|spec| spec["linux"]["resources"]["memory"] = json!({ "limit": 50 << 20, "swap": 50 << 20 }));
+    bundle
+        .change(|spec| spec["linux"]["resources"]["memory"] = json!({ "limit": 50 << 20, "swap": 50 << 20 }));
     let container = sandbox.create(&bundle);
     let pid = container.pid();
     container.start();
     assert_eq!(Container::reap(pid), 137);
     let state = container.state();
-    assert_eq!((state["oomKilled"].as_bool(), state["exitCode"].as_u64()), (Some(true), Some(137)), "{state}");
+    assert_eq!(
+        (state["oomKilled"].as_bool(), state["exitCode"].as_u64()),
+        (Some(true), Some(137)),
+        "{state}"
+    );
     container.delete();
 }
 
@@ -63,7 +71,8 @@ fn a_process_that_survives_another_ones_kill_runs_on() {
     let container = sandbox.start(&bundle);
     container.exec(&["guest_half", "eat", "200"]).run().expect(137);
     assert_eq!(container.status(), "running");
-    let events: serde_json::Value = serde_json::from_str(&container.command(&["events", "--stats"]).ok()).unwrap();
+    let events: serde_json::Value =
+        serde_json::from_str(&container.command(&["events", "--stats"]).ok()).unwrap();
     assert_eq!(events["data"]["memory"]["oomKills"], 1, "{events}");
 }
 

@@ -36,7 +36,10 @@ fn host_hooks_run_in_order_with_the_state_on_their_input() {
     assert_eq!(lines(), "prestart 1 of the hook\nprestart 2\ncreateRuntime 1 of the hook\ncreateRuntime 2\n");
     for name in ["prestart", "createRuntime"] {
         let state = state(&sandbox.path().join(name));
-        assert_eq!((state["status"].as_str(), state["id"].as_str()), (Some("creating"), Some(container.id.as_str())));
+        assert_eq!(
+            (state["status"].as_str(), state["id"].as_str()),
+            (Some("creating"), Some(container.id.as_str()))
+        );
         assert_eq!(state["pid"].as_u64(), Some(u64::from(pid)), "a pid whose namespaces a hook can enter");
     }
     container.start();
@@ -54,7 +57,10 @@ fn a_hook_of_create_finds_the_network_namespace_of_its_pid() {
     let sandbox = Sandbox::new();
     let bundle = sandbox.bundle();
     let file = sandbox.path().join("ns");
-    let script = format!("pid=$(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'); readlink /proc/$pid/ns/net > {}", file.display());
+    let script = format!(
+        "pid=$(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'); readlink /proc/$pid/ns/net > {}",
+        file.display()
+    );
     set(&bundle, "prestart", &[hook(&script)]);
     let container = sandbox.create(&bundle);
     let own = fs::read_link(format!("/proc/{}/ns/net", container.pid())).unwrap();
@@ -71,7 +77,8 @@ fn a_failing_hook_of_create_fails_it_and_nothing_is_left() {
         let stop = sandbox.path().join(format!("stop-{name}"));
         set(&bundle, name, &[hook("echo no disk >&2; exit 3"), hook(&format!("touch {}", after.display()))]);
         set(&bundle, "poststop", &[hook(&format!("touch {}", stop.display()))]);
-        let line = sandbox.cor(&["create", "--bundle"]).arg(bundle.path()).arg(sandbox.id()).run().refused(name);
+        let line =
+            sandbox.cor(&["create", "--bundle"]).arg(bundle.path()).arg(sandbox.id()).run().refused(name);
         assert!(line.contains("exit status 3") && line.contains("no disk"), "{line}");
         assert!(!after.exists(), "later hooks do not run");
         assert!(stop.exists(), "poststop hooks run");
@@ -111,7 +118,8 @@ fn a_hook_that_hangs_is_killed_at_its_timeout() {
         let mut hanging = hook("exec sleep 1000");
         hanging["timeout"] = json!(1);
         set(&bundle, name, &[hanging]);
-        let line = sandbox.cor(&[command, "--bundle"]).arg(bundle.path()).arg(sandbox.id()).run().refused(name);
+        let line =
+            sandbox.cor(&[command, "--bundle"]).arg(bundle.path()).arg(sandbox.id()).run().refused(name);
         assert!(line.contains("1 s"), "{line}");
         sandbox.assert_nothing_left();
     }
@@ -122,7 +130,8 @@ fn guest_hooks_run_in_the_guest_before_the_program() {
     let sandbox = Sandbox::new();
     let bundle = sandbox.bundle();
     bundle.script("cat /create /start; echo program");
-    let in_guest = |word: &str, file: &str| hook(&format!("cat > {file}.json; echo {word} $(uname -r) $WORD > {file}"));
+    let in_guest =
+        |word: &str, file: &str| hook(&format!("cat > {file}.json; echo {word} $(uname -r) $WORD > {file}"));
     set(&bundle, "createContainer", &[in_guest("create", "/create")]);
     set(&bundle, "startContainer", &[in_guest("start", "/start")]);
     let container = sandbox.create(&bundle);

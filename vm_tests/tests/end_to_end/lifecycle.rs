@@ -16,7 +16,10 @@ fn a_container_goes_from_created_over_running_to_stopped() {
     let container = Container::create(&sandbox, &bundle, &["--pid-file", pid_file.to_str().unwrap()]);
 
     let state = container.state();
-    assert_eq!((&state["status"], &state["id"]), (&Value::from("created"), &Value::from(container.id.clone())));
+    assert_eq!(
+        (&state["status"], &state["id"]),
+        (&Value::from("created"), &Value::from(container.id.clone()))
+    );
     assert!(state["ociVersion"].as_str().unwrap().starts_with("1."));
     assert_eq!(Path::new(state["bundle"].as_str().unwrap()), fs::canonicalize(bundle.path()).unwrap());
     assert!(!bundle.rootfs("/started").exists(), "create must not run the program");
@@ -32,7 +35,10 @@ fn a_container_goes_from_created_over_running_to_stopped() {
     container.kill("TERM");
     assert_eq!(Container::reap(pid), 7, "the keeper's exit code is the program's");
     let state = container.state();
-    assert_eq!((state["status"].as_str(), state["pid"].as_u64(), state["exitCode"].as_u64()), (Some("stopped"), Some(0), Some(7)));
+    assert_eq!(
+        (state["status"].as_str(), state["pid"].as_u64(), state["exitCode"].as_u64()),
+        (Some("stopped"), Some(0), Some(7))
+    );
     container.delete();
     container.command(&["state"]).run().refused("does not exist");
     sandbox.assert_nothing_left();
@@ -48,6 +54,7 @@ fn commands_in_the_wrong_state_are_refused_and_change_nothing() {
     assert_eq!(container.status(), "created");
     container.start();
     container.command(&["start"]).run().refused("running");
+    vm_tests::until("the program's first words", || container.output().text().contains("up").then_some(()));
     container.command(&["delete"]).run().refused("--force");
     container.command(&["resume"]).run().refused("not paused");
     assert_eq!(container.status(), "running");
@@ -89,7 +96,8 @@ fn a_duplicate_id_is_refused_and_the_first_container_lives_on() {
     let sandbox = Sandbox::new();
     let bundle = sandbox.bundle();
     let container = sandbox.start(&bundle);
-    let again = |command: &str| sandbox.cor(&[command, "--bundle"]).arg(bundle.path()).arg(&container.id).run();
+    let again =
+        |command: &str| sandbox.cor(&[command, "--bundle"]).arg(bundle.path()).arg(&container.id).run();
     again("create").refused("already exists");
     again("run").refused("already exists");
     assert_eq!(container.sh("echo alive"), "alive");
@@ -159,7 +167,9 @@ fn two_containers_started_at_the_same_moment_do_not_disturb_each_other() {
         .iter()
         .map(|word| {
             let bundle = sandbox.bundle();
-            bundle.script(&format!("hostname; echo {word} > /file; cat /file; ls /proc | grep -c '^[0-9]'; exit 4"));
+            bundle.script(&format!(
+                "hostname; echo {word} > /file; cat /file; ls /proc | grep -c '^[0-9]'; exit 4"
+            ));
             bundle.change(|spec| spec["hostname"] = (*word).into());
             sandbox.run_command(&bundle).start()
         })

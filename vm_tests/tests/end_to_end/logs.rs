@@ -25,7 +25,11 @@ fn with_a_log_standard_error_stays_the_containers() {
     let bundle = sandbox.bundle();
     bundle.script("echo its own >&2");
     let log = sandbox.path().join("log");
-    let output = sandbox.cor(&["--log", log.to_str().unwrap(), "run", "--bundle"]).arg(bundle.path()).arg(sandbox.id()).run();
+    let output = sandbox
+        .cor(&["--log", log.to_str().unwrap(), "run", "--bundle"])
+        .arg(bundle.path())
+        .arg(sandbox.id())
+        .run();
     assert_eq!(output.expect(0).errors(), "its own\n");
     let text = fs::read_to_string(&log).unwrap();
     assert!(text.lines().all(|line| line.starts_with("time=") && line.contains(" level=")), "{text}");

@@ -49,7 +49,10 @@ fn ps_shows_the_guests_processes_and_the_hosts_pid() {
         lines.iter().any(|line| line.contains("sleep 996")).then_some(lines)
     });
     let words = |needle: &str| -> Vec<String> {
-        let line = lines.iter().find(|line| line.contains(needle)).unwrap_or_else(|| panic!("{needle} in {lines:?}"));
+        let line = lines
+            .iter()
+            .find(|line| line.contains(needle))
+            .unwrap_or_else(|| panic!("{needle} in {lines:?}"));
         line.split_whitespace().map(String::from).collect()
     };
     assert_eq!(words("UID")[..3], ["UID", "PID", "PPID"]);

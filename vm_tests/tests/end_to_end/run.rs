@@ -32,7 +32,7 @@ fn cannot_execute(program: &str, words: &str) {
     let bundle = sandbox.bundle();
     bundle.file("/plain", "no program", 0o644).file("/broken", "\x7fELFrubbish", 0o755).program(&[program]);
     sandbox.run(&bundle).refused(words);
-    sandbox.cor(&["create", "--bundle"]).arg(bundle.path()).arg("c").run().refused(words);
+    sandbox.cor(&["create", "--bundle"]).arg(bundle.path()).arg(sandbox.id()).run().refused(words);
     sandbox.assert_nothing_left();
     bundle.program(&["sleep", "1000"]);
     let container = sandbox.start(&bundle);
@@ -85,7 +85,12 @@ fn detached_it_returns_as_soon_as_the_program_runs() {
     let bundle = sandbox.bundle();
     bundle.script("trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done");
     let (pid_file, id) = (sandbox.path().join("pid"), sandbox.id());
-    let command = sandbox.cor(&["run", "--detach", "--pid-file"]).arg(&pid_file).arg("--bundle").arg(bundle.path()).arg(&id);
+    let command = sandbox
+        .cor(&["run", "--detach", "--pid-file"])
+        .arg(&pid_file)
+        .arg("--bundle")
+        .arg(bundle.path())
+        .arg(&id);
     let mut running = command.start();
     assert_eq!(vm_tests::until("run --detach", || running.ended()), 0);
     let state = sandbox.cor(&["state", &id]).ok();
@@ -115,7 +120,8 @@ fn signals_to_cor_run_reach_the_program() {
     let bundle = sandbox.bundle();
     bundle.script("trap 'echo got usr1' USR1; trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done");
     let running = sandbox.run_command(&bundle).start();
-    let shows = |words: &str| vm_tests::until(words, || running.output_so_far().text().contains(words).then_some(()));
+    let shows =
+        |words: &str| vm_tests::until(words, || running.output_so_far().text().contains(words).then_some(()));
     shows("up");
     running.signal(libc::SIGUSR1);
     shows("got usr1");
@@ -128,7 +134,9 @@ fn signals_to_cor_run_reach_the_program() {
 fn preserved_descriptors_are_refused_clearly() {
     let sandbox = Sandbox::new();
     let bundle = sandbox.bundle();
-    let make = |command: &str| sandbox.cor(&[command, "--preserve-fds", "1", "--bundle"]).arg(bundle.path()).arg("c").run();
+    let make = |command: &str| {
+        sandbox.cor(&[command, "--preserve-fds", "1", "--bundle"]).arg(bundle.path()).arg(sandbox.id()).run()
+    };
     make("run").refused("cannot be passed into a virtual machine");
     make("create").refused("cannot be passed into a virtual machine");
     sandbox.assert_nothing_left();

@@ -4,7 +4,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher;
 use std::io::{Read, Write};
 use std::process::{Child, Stdio};
-use vm_tests::{Bundle, Sandbox, until};
+use vm_tests::{Bundle, Container, Sandbox, until};
 
 /// Bytes with no pattern that a lost or doubled piece could hide in.
 struct Noise(u64);
@@ -58,15 +58,26 @@ fn empty_input_is_at_its_end_at_once() {
 #[test]
 fn output_that_the_program_closes_is_closed_while_it_runs_on() {
     let sandbox = Sandbox::new();
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
     let bundle = sandbox.bundle();
     bundle.script("echo last words; exec >&-; cat; exit 5");
-    let mut child = piped(&sandbox, &bundle);
+    let id = sandbox.id();
+    // `create`, as engines do it: afterwards only the keeper holds the other ends.
+    let mut command = sandbox.cor(&["create", "--bundle"]).arg(bundle.path()).arg(&id).std();
+    let mut creator =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let (input, mut output) = (creator.stdin.take().unwrap(), creator.stdout.take().unwrap());
+    drop(command);
+    assert!(creator.wait().unwrap().success());
+    let state = || -> serde_json::Value { serde_json::from_str(&sandbox.cor(&["state", &id]).ok()).unwrap() };
+    let pid = state()["pid"].as_u64().unwrap() as u32;
+    sandbox.cor(&["start", &id]).run().expect(0);
     let mut words = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut words).unwrap();
+    output.read_to_string(&mut words).unwrap();
     assert_eq!(words, "last words\n");
-    assert!(child.try_wait().unwrap().is_none(), "it runs on");
-    drop(child.stdin.take());
-    assert_eq!(child.wait().unwrap().code(), Some(5));
+    assert_eq!(state()["status"], "running");
+    drop(input);
+    assert_eq!(Container::reap(pid), 5);
 }
 
 #[test]
@@ -119,7 +130,8 @@ fn a_slow_reader_stops_the_writer_and_costs_no_memory_and_disturbs_nobody() {
     bundle.script("head -c 200000000 /dev/zero; echo end");
     let id = sandbox.id();
     let mut command = sandbox.cor(&["run", "--bundle"]).arg(bundle.path()).arg(&id).std();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut output = child.stdout.take().unwrap();
     output.read_exact(&mut [0; 1]).unwrap();
     let written = || {
@@ -163,7 +175,8 @@ fn output_that_nobody_reads_does_not_keep_a_killed_container_alive() {
     bundle.program(&["yes"]);
     let id = sandbox.id();
     let mut command = sandbox.cor(&["run", "--bundle"]).arg(bundle.path()).arg(&id).std();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut output = child.stdout.take().unwrap();
     output.read_exact(&mut [0; 1]).unwrap();
     sandbox.cor(&["kill", &id, "KILL"]).run().expect(0);

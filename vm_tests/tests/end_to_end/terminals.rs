@@ -28,14 +28,15 @@ fn run_gives_a_shell_with_size_resize_and_job_control() {
     terminal.expect("sleep 1000");
     std::thread::sleep(std::time::Duration::from_millis(500));
     terminal.write("\x03");
-    terminal.write("echo code $''?\n");
-    terminal.expect("code 130");
+    terminal.write("echo code=$?\n");
+    terminal.expect("code=130");
     terminal.write("sleep 1001\n");
     terminal.expect("sleep 1001");
     std::thread::sleep(std::time::Duration::from_millis(500));
     terminal.write("\x1a");
     terminal.expect("Stopped");
-    terminal.write("kill %1; exit 5\n");
+    terminal.write("kill -9 %1; wait\n");
+    terminal.write("exit 5\n");
     assert_eq!(terminal.wait(), 5);
     assert!(!terminal.is_raw(), "the terminal is as it was");
 }
@@ -60,7 +61,8 @@ fn an_engine_gets_the_terminal_over_its_console_socket() {
         spec["process"]["consoleSize"] = json!({ "height": 33, "width": 77 });
     });
     let socket = ConsoleSocket::new(sandbox.path());
-    let container = Container::create(&sandbox, &bundle, &["--console-socket", socket.path().to_str().unwrap()]);
+    let container =
+        Container::create(&sandbox, &bundle, &["--console-socket", socket.path().to_str().unwrap()]);
     let mut terminal = socket.terminal();
     let pid = container.pid();
     container.start();
@@ -80,12 +82,19 @@ fn an_engine_gets_the_terminal_over_its_console_socket() {
 fn a_console_socket_must_fit_the_configuration() {
     let sandbox = Sandbox::new();
     let bundle = sandbox.bundle();
-    let create = |flags: &[&str]| sandbox.cor(&["create", "--bundle"]).arg(bundle.path()).args(flags).arg("c").run();
+    let create = |flags: &[&str]| {
+        sandbox.cor(&["create", "--bundle"]).arg(bundle.path()).args(flags).arg(sandbox.id()).run()
+    };
     create(&["--console-socket", "/nowhere/s"]).refused("process.terminal is false");
     bundle.change(|spec| spec["process"]["terminal"] = json!(true));
     create(&[]).refused("console socket");
     create(&["--console-socket", "/nowhere/s"]).refused("/nowhere/s");
-    sandbox.cor(&["run", "--detach", "--bundle"]).arg(bundle.path()).arg("c").run().refused("console socket");
+    sandbox
+        .cor(&["run", "--detach", "--bundle"])
+        .arg(bundle.path())
+        .arg(sandbox.id())
+        .run()
+        .refused("console socket");
     sandbox.assert_nothing_left();
 }
 
@@ -105,8 +114,8 @@ fn exec_gets_a_terminal_of_its_own() {
     terminal.expect("sleep 1000");
     std::thread::sleep(std::time::Duration::from_millis(500));
     terminal.write("\x03");
-    terminal.write("echo code $''?; exit 4\n");
-    terminal.expect("code 130");
+    terminal.write("echo code=$?; exit 4\n");
+    terminal.expect("code=130");
     assert_eq!(terminal.wait(), 4);
     assert!(!terminal.is_raw());
 }
@@ -117,7 +126,14 @@ fn a_detached_exec_gives_its_terminal_to_the_console_socket() {
     let container = sandbox.sleeping();
     let socket = ConsoleSocket::new(sandbox.path());
     let pid_file = sandbox.path().join("pid");
-    let flags = ["--tty", "--detach", "--console-socket", socket.path().to_str().unwrap(), "--pid-file", pid_file.to_str().unwrap()];
+    let flags = [
+        "--tty",
+        "--detach",
+        "--console-socket",
+        socket.path().to_str().unwrap(),
+        "--pid-file",
+        pid_file.to_str().unwrap(),
+    ];
     container.exec_with(&flags, &["sh"]).run().expect(0);
     let mut terminal = socket.terminal();
     terminal.resize(20, 60);

@@ -12,14 +12,21 @@ fn json(text: &str) -> Value {
 fn features_are_those_of_the_specification() {
     let sandbox = Sandbox::new();
     let features = json(&sandbox.cor(&["features"]).ok());
-    assert_eq!((features["ociVersionMin"].as_str(), features["ociVersionMax"].as_str()), (Some("1.0.0"), Some("1.3.0")));
-    let has = |pointer: &str, word: &str| features.pointer(pointer).unwrap().as_array().unwrap().contains(&word.into());
+    assert_eq!(
+        (features["ociVersionMin"].as_str(), features["ociVersionMax"].as_str()),
+        (Some("1.0.0"), Some("1.3.0"))
+    );
+    let has = |pointer: &str, word: &str| {
+        features.pointer(pointer).unwrap().as_array().unwrap().contains(&word.into())
+    };
     for hook in ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"] {
         assert!(has("/hooks", hook));
     }
     assert!(has("/mountOptions", "rro") && has("/mountOptions", "tmpcopyup"));
     assert!(has("/linux/namespaces", "user") && has("/linux/capabilities", "CAP_NET_ADMIN"));
-    assert!(has("/linux/seccomp/actions", "SCMP_ACT_ERRNO") && !has("/linux/seccomp/actions", "SCMP_ACT_NOTIFY"));
+    assert!(
+        has("/linux/seccomp/actions", "SCMP_ACT_ERRNO") && !has("/linux/seccomp/actions", "SCMP_ACT_NOTIFY")
+    );
 }
 
 #[test]
@@ -37,7 +44,10 @@ fn spec_writes_a_configuration_that_runs_and_overwrites_none() {
     fs::remove_file(bundle.path().join("config.json")).unwrap();
     sandbox.cor(&["spec"]).in_directory(bundle.path()).ok();
     let spec = bundle.spec();
-    assert_eq!((&spec["process"]["args"][0], &spec["process"]["terminal"]), (&Value::from("sh"), &Value::from(true)));
+    assert_eq!(
+        (&spec["process"]["args"][0], &spec["process"]["terminal"]),
+        (&Value::from("sh"), &Value::from(true))
+    );
     let mut terminal = vm_tests::Terminal::run(&sandbox.run_command(&bundle), 24, 80);
     terminal.write("touch /x || echo read''only; exit 3\n");
     terminal.expect("readonly");
@@ -71,7 +81,10 @@ fn env_says_what_is_in_use() {
     let sandbox = Sandbox::new();
     let env = json(&sandbox.cor(&["env"]).ok());
     assert_eq!(env["cor"]["root"].as_str(), sandbox.root().to_str());
-    assert_eq!(env["configuration"]["values"]["mini_os"]["name"].as_str(), Some(Programs::get().mini_os.as_str()));
+    assert_eq!(
+        env["configuration"]["values"]["mini_os"]["name"].as_str(),
+        Some(Programs::get().mini_os.as_str())
+    );
     assert!(env["miniOs"]["inUse"]["release"].is_string(), "{env}");
     assert!(env["host"]["facts"].is_object());
 }
@@ -86,7 +99,7 @@ fn config_shows_values_and_where_they_come_from() {
     assert!(shown.contains("default_memory_mib"));
     let default = sandbox.path().join("default.toml");
     fs::write(&default, sandbox.cor(&["config", "--default"]).ok()).unwrap();
-    sandbox.cor(&["--config", default.to_str().unwrap(), "config", "--show"]).ok();
+    sandbox.cor(&["config", "--show", "--config", default.to_str().unwrap()]).ok();
 }
 
 #[test]
@@ -114,9 +127,23 @@ fn trace_and_why_know_containers_that_are_gone() {
     sandbox.cor(&["run", "--bundle"]).arg(bundle.path()).arg(&id).run().expect(0);
     let trace = json(&sandbox.cor(&["trace", "--json"]).ok());
     assert_eq!(trace["id"].as_str(), Some(id.as_str()));
-    let stamps: Vec<_> = trace["timeline"].as_array().unwrap().iter().map(|s| (s["name"].as_str().unwrap(), s["at_us"].as_u64().unwrap())).collect();
+    let stamps: Vec<_> = trace["timeline"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| (s["name"].as_str().unwrap(), s["at_us"].as_u64().unwrap()))
+        .collect();
     assert!(stamps.is_sorted_by_key(|(_, at)| *at), "{stamps:?}");
-    for name in ["keeper", "VMM started", "guest: init", "agent called", "created", "program started", "program ended", "machine ended"] {
+    for name in [
+        "keeper",
+        "VMM started",
+        "guest: init",
+        "agent called",
+        "created",
+        "program started",
+        "program ended",
+        "machine ended",
+    ] {
         assert!(stamps.iter().any(|(known, _)| *known == name), "{name} in {stamps:?}");
     }
     assert!(sandbox.cor(&["trace", &id]).ok().contains("program started"));
@@ -141,8 +168,29 @@ fn completions_and_help_are_there_for_every_command() {
     }
     let help = sandbox.cor(&["--help"]).ok();
     let commands = [
-        "create", "start", "state", "kill", "delete", "run", "exec", "list", "ps", "pause", "resume", "update", "events", "spec",
-        "features", "try", "check", "env", "plan", "trace", "why", "config", "completion",
+        "create",
+        "start",
+        "state",
+        "kill",
+        "delete",
+        "run",
+        "exec",
+        "list",
+        "ps",
+        "pause",
+        "resume",
+        "update",
+        "events",
+        "spec",
+        "features",
+        "try",
+        "check",
+        "env",
+        "plan",
+        "trace",
+        "why",
+        "config",
+        "completion",
     ];
     for command in commands {
         assert!(help.contains(&format!("\n  {command} ")), "{command} in\n{help}");

@@ -25,7 +25,9 @@ fn update_changes_memory_cpu_and_pids() {
     assert_eq!(read(&container, "memory.max"), (200 << 20).to_string());
     assert_eq!(read(&container, "cpu.max"), "50000 100000");
     assert_eq!(read(&container, "pids.max"), "50");
-    let update = |flags: &[&str]| { container.command(&[&["update"], flags].concat()).run().expect(0); };
+    let update = |flags: &[&str]| {
+        container.command(&[&["update"], flags].concat()).run().expect(0);
+    };
     update(&["--memory", "100m", "--cpu-quota", "25000", "--cpu-share", "2048", "--pids-limit", "20"]);
     assert_eq!(read(&container, "memory.max"), (100 << 20).to_string());
     assert_eq!(read(&container, "cpu.max"), "25000 100000");
@@ -63,6 +65,7 @@ fn a_quota_really_throttles() {
     container.command(&["update", "--cpu-quota", "5000"]).run().expect(0);
     container.sh("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done");
     let stat = read(&container, "cpu.stat");
-    let throttled = stat.lines().find_map(|line| line.strip_prefix("nr_throttled ")).unwrap().parse::<u64>().unwrap();
+    let throttled =
+        stat.lines().find_map(|line| line.strip_prefix("nr_throttled ")).unwrap().parse::<u64>().unwrap();
     assert!(throttled > 0, "{stat}");
 }

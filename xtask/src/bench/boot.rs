@@ -28,7 +28,9 @@ pub fn run(bench: &Bench, rounds: usize) -> Result<()> {
         let mut command = bench.cor();
         command.arg("run").arg("--bundle").arg(&bundle).arg("boot").stdin(Stdio::null());
         let a = timed(&mut command)?.as_secs_f64() * 1000.0;
-        let b = timed(Command::new(&program).args(&args).stdin(Stdio::null()).stdout(Stdio::null()))?.as_secs_f64() * 1000.0;
+        let b = timed(Command::new(&program).args(&args).stdin(Stdio::null()).stdout(Stdio::null()))?
+            .as_secs_f64()
+            * 1000.0;
         if round == 0 {
             continue; // fills the page cache for both
         }

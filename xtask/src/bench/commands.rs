@@ -34,7 +34,9 @@ fn create(bench: &Bench, rounds: usize) -> Result<()> {
     for _ in 0..rounds {
         let running = bench.sleeper("create")?;
         let timeline = bench.timeline(&running.id)?;
-        let at = |wanted: &str| timeline.iter().find(|(name, _)| name == wanted).map_or(0.0, |(_, at)| at / 1000.0);
+        let at = |wanted: &str| {
+            timeline.iter().find(|(name, _)| name == wanted).map_or(0.0, |(_, at)| at / 1000.0)
+        };
         before.push(at("VMM started"));
         after.push(at("created") - at("set-up sent"));
     }

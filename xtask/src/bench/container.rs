@@ -27,7 +27,8 @@ impl Bench {
         for name in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
             fs::create_dir_all(rootfs.join(name))?;
         }
-        fs::copy("/bin/busybox", rootfs.join("bin/busybox")).context("busybox-static: run `scripts/install-deps test`")?;
+        fs::copy("/bin/busybox", rootfs.join("bin/busybox"))
+            .context("busybox-static: run `scripts/install-deps test`")?;
         for name in ["sh", "true", "cat", "dd", "sleep", "sha256sum", "head"] {
             symlink("busybox", rootfs.join("bin").join(name))?;
         }

@@ -4,6 +4,10 @@ use super::Complaint;
 use crate::tree::Tree;
 
 const COMMANDS: &str = "crates/cor/src/commands/";
+
+/// Where the commands are listed; one with the attribute below is not for people.
+const LIST: &str = "crates/cor/src/commands/mod.rs";
+const HIDDEN: &str = "#[command(hide = true)]";
 const PAGES: &str = "docs/man/";
 
 /// Pages of programs: name, and the crate without which it need not be there.
@@ -13,7 +17,8 @@ const PROGRAMS: [(&str, &str); 3] =
 pub(super) fn check(tree: &Tree) -> Vec<Complaint> {
     let mut complaints = Vec::new();
     let commands = || tree.files.iter().filter_map(|file| Some((file, command_name(&file.path)?)));
-    for (file, name) in commands() {
+    let hidden = hidden_commands(tree);
+    for (file, name) in commands().filter(|(_, name)| !hidden.contains(name)) {
         let page = format!("{PAGES}cor-{name}.8");
         if tree.file(&page).is_none() {
             complaints.push(Complaint::new(&file.path, 1, format!("no man page: add {page}")));
@@ -33,6 +38,15 @@ pub(super) fn check(tree: &Tree) -> Vec<Complaint> {
     complaints
 }
 
+/// Names of commands that only other programs call: `#[command(hide = true)]`, then `Keeper = keeper,`.
+fn hidden_commands(tree: &Tree) -> Vec<String> {
+    let Some(list) = tree.file(LIST) else { return Vec::new() };
+    let pairs = list.text.lines().zip(list.text.lines().skip(1));
+    let after = pairs.filter(|(line, _)| line.trim() == HIDDEN).map(|(_, next)| next);
+    let modules = after.filter_map(|line| Some(line.trim().strip_suffix(',')?.split_once(" = ")?.1));
+    modules.map(|module| module.trim_end_matches('_').replace('_', "-")).collect()
+}
+
 /// `crates/cor/src/commands/kill.rs` -> `kill`; files in folders below belong to the command of the folder.
 fn command_name(path: &str) -> Option<String> {
     let rest = path.strip_prefix(COMMANDS)?;
@@ -50,7 +64,8 @@ mod tests {
     #[test]
     fn missing_and_left_over_pages() {
         let files = [
-            ("crates/cor/src/commands/mod.rs", ""),
+            ("crates/cor/src/commands/mod.rs", "    Kill = kill,\n    #[command(hide = true)]\n    Keeper = keeper,\n"),
+            ("crates/cor/src/commands/keeper.rs", ""),
             ("crates/cor/src/commands/kill.rs", ""),
             ("crates/cor/src/commands/try_.rs", ""),
             ("crates/cor/src/commands/events/mod.rs", ""),

@@ -5,7 +5,7 @@ use crate::tree::Tree;
 
 /// Recorded data is kept as it came.
 fn is_recorded(path: &str) -> bool {
-    path.ends_with(".patch") || path.contains("/testdata/") || path.contains("/golden/")
+    path.ends_with(".patch") || path.contains("/testdata/") || path.contains("/golden/") || path.starts_with("fuzz/seeds/")
 }
 
 pub(super) fn check(tree: &Tree) -> Vec<Complaint> {

@@ -33,6 +33,8 @@ pub fn run(process: &Process, start_hooks: &[&Hook], status: &ChildEnd) -> Resul
     let image =
         Image::new(&program, &process.args, &env).doing(|| "prepare arguments and environment".into())?;
     let what = || "tell the agent".to_owned();
+    // From before the host knows of the process: none of its signals may get lost.
+    sys::block_signals(SignalSet::Full);
     status.ready().doing(what)?;
     wait_for_start(status)?;
     for (number, hook) in start_hooks.iter().enumerate() {
@@ -95,11 +97,10 @@ fn verify_cwd(cwd: &str) -> Result<()> {
     Err(failed(format!("chdir to cwd ({cwd:?}) failed: it is outside of the container's root")))
 }
 
-/// Waits for [`START`] and, like a program without handlers would, ends on a signal that ends programs: as first process of a
+/// Waits for [`START`], with all signals blocked, and, like a program without handlers would, ends on a signal that ends programs: as first process of a
 /// pid namespace the kernel itself would ignore it.
 fn wait_for_start(status: &ChildEnd) -> Result<()> {
     let what = || "wait for the start".to_owned();
-    sys::block_signals(SignalSet::Full);
     let signals = sys::signal_fd(SignalSet::Full).doing(what)?;
     loop {
         let mut fds = [PollFd::new(status, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];

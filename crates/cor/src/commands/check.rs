@@ -2,7 +2,6 @@
 
 use crate::context::Context;
 use host_check::{Finding, Level, Root};
-use machine_spec::mini_os::MANIFEST;
 use std::io::IsTerminal;
 
 /// Check each requirement of this host, with the fix for what is missing. Exit code 1 if containers cannot run
@@ -18,7 +17,7 @@ pub struct Args {
 
 pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     let configuration = context.configuration()?;
-    let manifest = sandbox::mini_os::store().join("refs").join(&configuration.mini_os.name).join(MANIFEST);
+    let manifest = sandbox::mini_os::manifest(&sandbox::mini_os::store(), &configuration.mini_os.name);
     let root = Root::host();
     let facts = context.facts();
     let report = host_check::check(&host_check::Context { root: &root, facts: &facts, mini_os: &manifest });

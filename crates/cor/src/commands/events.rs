@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use anyhow::{Context as _, bail};
-use guest_protocol::message::Statistics;
+use sandbox::guest::Statistics;
 use sandbox::client::{self, ClientError};
 use sandbox::keeper::protocol::{Reply, Request};
 use sandbox::state::{Container, Status};

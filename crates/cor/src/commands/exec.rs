@@ -3,7 +3,7 @@
 use super::create::{refuse_preserved, send_pidfd};
 use crate::context::Context;
 use anyhow::{Context as _, bail};
-use guest_protocol::message::Io;
+use sandbox::guest::{Io, TerminalSize};
 use sandbox::bundle::parse_process;
 use sandbox::exec::{Exec, exec};
 use sandbox::lifecycle::read_plan;
@@ -91,7 +91,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     warnings.extend(more);
     warnings.iter().for_each(|warning| context.log.warn(warning));
     if args.tty && process.terminal.is_none() {
-        process.terminal = Some(guest_protocol::message::TerminalSize { rows: 0, columns: 0 });
+        process.terminal = Some(TerminalSize { rows: 0, columns: 0 });
     }
     let console = match (&args.console_socket, process.terminal) {
         (Some(path), Some(_)) => Some(

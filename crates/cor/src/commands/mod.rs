@@ -66,7 +66,8 @@ fn parse_bytes(text: &str) -> anyhow::Result<i64> {
         Some('g') => (&digits[..digits.len() - 1], 30),
         _ => (digits, 0),
     };
-    let value: i64 = number.parse().context("give a number of bytes, with k, m or g behind it if you like")?;
+    let value: i64 =
+        number.parse().context("give a number of bytes, with k, m or g behind it if you like")?;
     let shifted = value.checked_mul(1 << shift).filter(|bytes| *bytes >= 0 || value == -1);
     shifted.context("too large, or negative")
 }
@@ -77,7 +78,9 @@ mod tests {
 
     #[test]
     fn units() {
-        for (text, value) in [("5", 5), ("1k", 1024), ("2M", 2 << 20), ("3GiB", 3 << 30), ("-1", -1), ("10mb", 10 << 20)] {
+        for (text, value) in
+            [("5", 5), ("1k", 1024), ("2M", 2 << 20), ("3GiB", 3 << 30), ("-1", -1), ("10mb", 10 << 20)]
+        {
             assert_eq!(parse_bytes(text).unwrap(), value, "{text}");
         }
         for text in ["", "k", "x", "-5", "9999999999g", "1t"] {

@@ -4,7 +4,7 @@ use super::list::Format;
 use crate::context::Context;
 use crate::table;
 use anyhow::bail;
-use guest_protocol::message::ProcessInfo;
+use sandbox::guest::ProcessInfo;
 use sandbox::client;
 use sandbox::keeper::protocol::{Reply, Request};
 

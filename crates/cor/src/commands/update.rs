@@ -1,7 +1,7 @@
 //! `cor update`: new limits for a container that exists.
 
 use crate::context::Context;
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use oci_spec::runtime::LinuxResources;
 use sandbox::client;
 use sandbox::keeper::protocol::Request;
@@ -82,7 +82,12 @@ fn resources(args: &Args) -> anyhow::Result<LinuxResources> {
                 false => fs::read_to_string(path).map(|content| text = content),
             };
             read.with_context(|| format!("reading resources from {}", path.display()))?;
-            serde_json::from_str(&text).with_context(|| format!("resources in {}", path.display()))?
+            let value: Value =
+                serde_json::from_str(&text).with_context(|| format!("resources in {}", path.display()))?;
+            if !value.is_object() {
+                bail!("resources in {}: must be an object as linux.resources in config.json", path.display());
+            }
+            value
         }
     };
     let mut put = |section: &str, key: &str, new: Option<Value>| {

@@ -18,8 +18,8 @@ use std::process::ExitCode;
 
 /// Build a kernel and an image with the agent, and give them a name
 ///
-/// Prints the directory of the result. The first mini-OS is also named `default`. What was built before from the same
-/// inputs is found again, not built.
+/// Prints the directory of the result. The first mini-OS is also named `default`.
+/// What was built before from the same inputs is found again, not built.
 ///
 /// A manifest adds to it:
 ///

@@ -28,8 +28,7 @@ const TOOLS: &[&str] =
 const SPACE: u64 = 3 << 30;
 
 /// What helps when a build fails.
-const FIX: &str =
-    "see the lines below; a fresh `apt-get install --reinstall linux-source-6.12` repairs the source";
+const FIX: &str = "see the lines below, and try again";
 
 /// What a kernel is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]

@@ -3,8 +3,8 @@
 //! The keeper joins it first, so the VMM is born in it and engines find the machine's real cost in the group of the
 //! pid they know. Limits are those of the whole machine.
 
-use super::undo::{self, Undo};
 use super::HostError;
+use super::undo::{self, Undo};
 use crate::plan::HostLimits;
 use crate::state::StateDir;
 use host_check::facts::Cgroups;
@@ -123,7 +123,11 @@ fn files(cgroups: &Cgroups, path: &Path, limits: &HostLimits) -> Vec<(PathBuf, S
         let unlimited = bytes == u64::MAX;
         match v2 {
             true => put("memory", "memory.max", if unlimited { "max".into() } else { bytes.to_string() }),
-            false => put("memory", "memory.limit_in_bytes", if unlimited { "-1".into() } else { bytes.to_string() }),
+            false => put(
+                "memory",
+                "memory.limit_in_bytes",
+                if unlimited { "-1".into() } else { bytes.to_string() },
+            ),
         }
     }
     if let Some((quota, period)) = limits.cpu_max {
@@ -139,7 +143,9 @@ fn files(cgroups: &Cgroups, path: &Path, limits: &HostLimits) -> Vec<(PathBuf, S
     if let Some(shares) = limits.cpu_shares {
         match v2 {
             // The kernel's scales: shares 2..=262144 to weight 1..=10000.
-            true => put("cpu", "cpu.weight", (1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142).to_string()),
+            true => {
+                put("cpu", "cpu.weight", (1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142).to_string())
+            }
             false => put("cpu", "cpu.shares", shares.to_string()),
         }
     }
@@ -213,7 +219,10 @@ mod tests {
     #[test]
     fn v2_files() {
         let text = as_text(&files(&Cgroups::V2("/c".into()), Path::new("/a/b"), &limits()));
-        assert_eq!(text, "/c/a/b/memory.max=1073741824\n/c/a/b/cpu.max=max 100000\n/c/a/b/cpu.weight=39\n/c/a/b/cpuset.cpus=0-1\n");
+        assert_eq!(
+            text,
+            "/c/a/b/memory.max=1073741824\n/c/a/b/cpu.max=max 100000\n/c/a/b/cpu.weight=39\n/c/a/b/cpuset.cpus=0-1\n"
+        );
     }
 
     #[test]

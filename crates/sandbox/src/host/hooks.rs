@@ -23,8 +23,12 @@ const MAX_OUTPUT: usize = 2048;
 /// The first failure; later hooks are not run.
 pub fn run(phase: &'static str, hooks: &[HostHook], state: &str) -> Result<(), HostError> {
     for (index, hook) in hooks.iter().enumerate() {
-        run_one(hook, state)
-            .map_err(|reason| HostError::Hook { phase, index, path: hook.path.clone(), reason })?;
+        run_one(hook, state).map_err(|reason| HostError::Hook {
+            phase,
+            index,
+            path: hook.path.clone(),
+            reason,
+        })?;
     }
     Ok(())
 }
@@ -87,7 +91,10 @@ fn watch(child: &Child, mut output: File, deadline: Option<Instant>) -> io::Resu
         if open {
             fds.push(PollFd::new(&output, PollFlags::IN));
         }
-        let timeout = left.map(|l| rustix::time::Timespec { tv_sec: l.as_secs() as i64, tv_nsec: i64::from(l.subsec_nanos()) });
+        let timeout = left.map(|l| rustix::time::Timespec {
+            tv_sec: l.as_secs() as i64,
+            tv_nsec: i64::from(l.subsec_nanos()),
+        });
         match poll(&mut fds, timeout.as_ref()) {
             Err(rustix::io::Errno::INTR) => continue,
             other => other?,
@@ -110,14 +117,24 @@ mod tests {
 
     fn shell(script: &str, timeout_s: Option<u32>) -> HostHook {
         let args = vec!["sh".into(), "-c".into(), script.into()];
-        HostHook { path: "/bin/sh".into(), args, env: vec!["PATH=/bin:/usr/bin".into(), "A=b".into()], timeout_s }
+        HostHook {
+            path: "/bin/sh".into(),
+            args,
+            env: vec!["PATH=/bin:/usr/bin".into(), "A=b".into()],
+            timeout_s,
+        }
     }
 
     #[test]
     fn a_hook_gets_state_and_environment() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out");
-        run("prestart", &[shell(&format!("cat > {0}; echo $A$HOME >> {0}", out.display()), None)], "{\"id\":1}").unwrap();
+        run(
+            "prestart",
+            &[shell(&format!("cat > {0}; echo $A$HOME >> {0}", out.display()), None)],
+            "{\"id\":1}",
+        )
+        .unwrap();
         assert_eq!(std::fs::read_to_string(out).unwrap(), "{\"id\":1}b\n");
     }
 

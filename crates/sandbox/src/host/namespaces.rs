@@ -27,7 +27,8 @@ pub fn own_mounts() -> Result<(), HostError> {
 pub fn network(path: Option<&Path>) -> Result<(), HostError> {
     let Some(path) = path else {
         // SAFETY: a new network namespace does not share or close file descriptors.
-        return unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.map_err(HostError::call("making a network namespace"));
+        return unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
+            .map_err(HostError::call("making a network namespace"));
     };
     let file = File::open(path).map_err(HostError::path("opening network namespace", path))?;
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))

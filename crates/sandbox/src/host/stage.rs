@@ -13,22 +13,31 @@ use std::path::Path;
 /// When the directory cannot be made or mounted.
 pub fn open(stage: &Path) -> Result<(), HostError> {
     fs::create_dir_all(stage).map_err(HostError::path("creating", stage))?;
-    mount("clear-stage", stage, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, Some(c"mode=755,size=1m"))
-        .map_err(|e| HostError::path("mounting a tmpfs on", stage)(e.into()))
+    mount(
+        "clear-stage",
+        stage,
+        "tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
+        Some(c"mode=755,size=1m"),
+    )
+    .map_err(|e| HostError::path("mounting a tmpfs on", stage)(e.into()))
 }
 
 /// Binds `source` to `name` below the stage.
 ///
 /// # Errors
 /// When the source is missing or of another kind than planned, or cannot be mounted.
-pub fn add(stage: &Path, name: &str, source: &Path, directory: bool, readonly: bool, recursive: bool) -> Result<(), HostError> {
+pub fn add(
+    stage: &Path,
+    name: &str,
+    source: &Path,
+    directory: bool,
+    readonly: bool,
+    recursive: bool,
+) -> Result<(), HostError> {
     let target = stage.join(name);
-    if directory {
-        fs::create_dir(&target)
-    } else {
-        File::create_new(&target).map(drop)
-    }
-    .map_err(HostError::path("creating", &target))?;
+    if directory { fs::create_dir(&target) } else { File::create_new(&target).map(drop) }
+        .map_err(HostError::path("creating", &target))?;
     let bound = if recursive { mount_bind_recursive(source, &target) } else { mount_bind(source, &target) };
     bound.map_err(|e| HostError::path("sharing", source)(e.into()))?;
     if readonly {

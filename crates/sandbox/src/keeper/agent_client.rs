@@ -117,9 +117,13 @@ impl<W> AgentClient<W> {
                 mux::Event::Opened { port: guest_protocol::CONTROL_PORT, .. } if self.control.is_some() => {
                     return Err(AgentFault::Unexpected("a second control stream"));
                 }
-                mux::Event::Opened { stream, port: guest_protocol::CONTROL_PORT } => self.control = Some(stream),
+                mux::Event::Opened { stream, port: guest_protocol::CONTROL_PORT } => {
+                    self.control = Some(stream)
+                }
                 mux::Event::Opened { stream, port } => news.push(FromGuest::Opened(stream, port)),
-                mux::Event::Readable(stream) if Some(stream) == self.control => self.read_control(stream, &mut news)?,
+                mux::Event::Readable(stream) if Some(stream) == self.control => {
+                    self.read_control(stream, &mut news)?
+                }
                 mux::Event::Finished(stream) | mux::Event::Reset(stream) if Some(stream) == self.control => {
                     news.push(FromGuest::ControlClosed);
                 }
@@ -147,7 +151,9 @@ impl<W> AgentClient<W> {
 
     fn message(&mut self, message: FromAgent) -> Result<Option<FromGuest<W>>, AgentFault> {
         match message {
-            FromAgent::Hello(hello) if hello.version != guest_protocol::VERSION => Err(AgentFault::Version(hello.version)),
+            FromAgent::Hello(hello) if hello.version != guest_protocol::VERSION => {
+                Err(AgentFault::Version(hello.version))
+            }
             FromAgent::Hello(hello) => {
                 if std::mem::replace(&mut self.greeted, true) {
                     return Err(AgentFault::Unexpected("a second hello"));
@@ -165,7 +171,8 @@ impl<W> AgentClient<W> {
 
     /// Takes out the requests whose time is over.
     pub fn overdue(&mut self, now: Instant) -> Vec<W> {
-        let late: Vec<u32> = self.waiting.iter().filter(|(_, (_, at))| *at <= now).map(|(id, _)| *id).collect();
+        let late: Vec<u32> =
+            self.waiting.iter().filter(|(_, (_, at))| *at <= now).map(|(id, _)| *id).collect();
         late.iter().filter_map(|id| self.waiting.remove(id)).map(|(who, _)| who).collect()
     }
 
@@ -212,7 +219,10 @@ mod tests {
             self.mux.send(self.control, &frame::encode(message, frame::MAX_TO_HOST).unwrap());
         }
 
-        fn deliver(&mut self, to: &mut AgentClient<&'static str>) -> Result<Vec<FromGuest<&'static str>>, AgentFault> {
+        fn deliver(
+            &mut self,
+            to: &mut AgentClient<&'static str>,
+        ) -> Result<Vec<FromGuest<&'static str>>, AgentFault> {
             let bytes = self.mux.output().to_vec();
             self.mux.sent(bytes.len());
             to.receive(&bytes)
@@ -236,7 +246,10 @@ mod tests {
 
     #[test]
     fn a_wrong_version_and_a_message_before_hello_are_faults() {
-        for (message, words) in [(hello(999), "version 999"), (FromAgent::Reply { id: 1, result: Ok(Reply::Done) }, "before its hello")] {
+        for (message, words) in [
+            (hello(999), "version 999"),
+            (FromAgent::Reply { id: 1, result: Ok(Reply::Done) }, "before its hello"),
+        ] {
             let (mut guest, mut client) = (guest(), AgentClient::default());
             guest.say(&message);
             assert!(guest.deliver(&mut client).unwrap_err().to_string().contains(words));
@@ -246,7 +259,9 @@ mod tests {
     #[test]
     fn a_guest_that_never_answers_fills_no_memory() {
         let mut client = AgentClient::default();
-        let refused = (0..MAX_WAITING + 1).filter(|_| client.request(RequestBody::Shutdown, "x", DEADLINE).is_err()).count();
+        let refused = (0..MAX_WAITING + 1)
+            .filter(|_| client.request(RequestBody::Shutdown, "x", DEADLINE).is_err())
+            .count();
         assert_eq!(refused, 1);
     }
 

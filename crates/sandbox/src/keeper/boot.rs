@@ -80,13 +80,21 @@ fn try_boot(
     let booted = qemu.boot(&plan.machine, DonatedFds { console: console_vmm.into(), log: log_vmm.into() });
     let mut machine = match booted {
         Ok(machine) => machine,
-        Err(e) => return Err((Failed { phase: "starting the virtual machine", message: e.to_string() }, drain(log))),
+        Err(e) => {
+            return Err((
+                Failed { phase: "starting the virtual machine", message: e.to_string() },
+                drain(log),
+            ));
+        }
     };
     timeline.stamp("VMM started");
     state.vmm_pid = Some(machine.pid());
     write_state(dir, &state).map_err(plain)?;
     let Some(LinkEndpoint::Channel(channel)) = machine.take_link() else {
-        return Err(plain(Failed { phase: "starting the virtual machine", message: "it has no agent channel".into() }));
+        return Err(plain(Failed {
+            phase: "starting the virtual machine",
+            message: "it has no agent channel".into(),
+        }));
     };
     let channel = UnixStream::from(channel);
     for socket in [&channel, &console_ours] {
@@ -106,6 +114,7 @@ fn try_boot(
         channel,
         agent: AgentClient::default(),
         pumps: Vec::new(),
+        errors: None,
         console: Some(console_ours),
         console_tail: Default::default(),
         log: Some(log),

@@ -4,8 +4,8 @@ use super::protocol::{GREETING, MAX_FRAME, Reply, Request};
 use guest_protocol::frame::{self, Decoder};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags,
-    SocketType, accept_with, bind, listen, recv, recvmsg, send, socket_with,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, accept_with, bind, listen, recv, recvmsg, send, socket_with,
 };
 use std::collections::BTreeMap;
 use std::io::{self, IoSliceMut};

@@ -131,7 +131,11 @@ impl Pump {
                     mux.consume(self.stream, count);
                     moved += count;
                     if self.way == Way::Small {
-                        return if mux.at_end(self.stream) { Progress::Ended } else { Progress::Moved(moved) };
+                        return if mux.at_end(self.stream) {
+                            Progress::Ended
+                        } else {
+                            Progress::Moved(moved)
+                        };
                     }
                 }
                 Err(Errno::AGAIN | Errno::INTR) => return Progress::Moved(moved),

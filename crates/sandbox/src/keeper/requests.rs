@@ -49,7 +49,9 @@ impl Keeper {
             Request::Kill { signal, all } => self.kill(id, signal, all),
             Request::Exec { process, .. } => self.exec(id, process),
             Request::KillExec { signal } => match self.control.get(id).and_then(|c| c.process_id) {
-                Some(process_id) => self.alive().map(|()| self.send_signal(process_id, signal, false, Waiting::Nobody)),
+                Some(process_id) => {
+                    self.alive().map(|()| self.send_signal(process_id, signal, false, Waiting::Nobody))
+                }
                 None => Err(not_running()),
             },
             Request::Resize(size) => self.resize(id, size),
@@ -93,7 +95,9 @@ impl Keeper {
     }
 
     fn send(&mut self, body: RequestBody, who: Waiting, deadline: Duration) -> Result<(), AgentError> {
-        self.agent.request(body, who, deadline).map_err(|(_, reason)| AgentError::new(ErrorKind::Failed, reason))
+        self.agent
+            .request(body, who, deadline)
+            .map_err(|(_, reason)| AgentError::new(ErrorKind::Failed, reason))
     }
 
     fn start(&mut self, id: ConnectionId) -> Result<(), AgentError> {
@@ -104,7 +108,9 @@ impl Keeper {
                 let body = RequestBody::Start { container: self.plan.id.clone() };
                 self.send(body, Waiting::Start(id), START)
             }
-            Status::Stopped => Err(AgentError::new(ErrorKind::Invalid, "cannot start a container that has stopped")),
+            Status::Stopped => {
+                Err(AgentError::new(ErrorKind::Invalid, "cannot start a container that has stopped"))
+            }
             _ => Err(AgentError::new(ErrorKind::Invalid, "cannot start an already running container")),
         }
     }
@@ -115,7 +121,9 @@ impl Keeper {
                 // The program has ended, but nobody reads its output.
                 Phase::Draining => self.pumps.retain(|p| p.process_id != INIT_PROCESS),
                 // It was killed while the guest was still being set up.
-                Phase::Booting { .. } | Phase::SettingUp => self.fail("creating the container", "it was killed"),
+                Phase::Booting { .. } | Phase::SettingUp => {
+                    self.fail("creating the container", "it was killed")
+                }
                 _ => {}
             }
             if self.paused {
@@ -147,7 +155,11 @@ impl Keeper {
         connection.process_id = Some(process_id);
         process.io = self.exec_ports(process_id, stdio);
         let container = self.plan.id.clone();
-        let sent = self.send(RequestBody::Exec { container, process_id, process }, Waiting::Exec(id, process_id), DEADLINE);
+        let sent = self.send(
+            RequestBody::Exec { container, process_id, process },
+            Waiting::Exec(id, process_id),
+            DEADLINE,
+        );
         if sent.is_err() {
             self.forget_exec(id, process_id);
         }
@@ -207,11 +219,17 @@ impl Keeper {
         Ok(())
     }
 
-    fn update(&mut self, id: ConnectionId, guest: Box<CgroupLimits>, host: &HostLimits) -> Result<(), AgentError> {
+    fn update(
+        &mut self,
+        id: ConnectionId,
+        guest: Box<CgroupLimits>,
+        host: &HostLimits,
+    ) -> Result<(), AgentError> {
         self.awake()?;
         for step in &self.plan.host {
             if let HostStep::Cgroup { path, .. } = step {
-                cgroup::apply(&self.cgroups, path, host).map_err(|e| AgentError::new(ErrorKind::Failed, e.to_string()))?;
+                cgroup::apply(&self.cgroups, path, host)
+                    .map_err(|e| AgentError::new(ErrorKind::Failed, e.to_string()))?;
             }
         }
         let container = self.plan.id.clone();
@@ -251,7 +269,10 @@ impl Keeper {
             (Waiting::Command(id), Ok(message::Reply::Done)) => self.control.reply(id, &Reply::Done),
             (Waiting::Start(id) | Waiting::Command(id), Err(error)) => self.refuse(id, &error),
             (Waiting::Exec(id, _) | Waiting::Command(id), Ok(_)) => {
-                self.refuse(id, &AgentError::new(ErrorKind::Failed, "the guest's agent gave an answer of another kind"));
+                self.refuse(
+                    id,
+                    &AgentError::new(ErrorKind::Failed, "the guest's agent gave an answer of another kind"),
+                );
             }
             (Waiting::Nobody, _) => {}
         }

@@ -8,7 +8,7 @@ use super::tail::Tail;
 use super::timeline::Timeline;
 use super::{Failed, Reporter, remember, write_state};
 use crate::history::Failure;
-use crate::plan::SandboxPlan;
+use crate::plan::{self, SandboxPlan};
 use crate::signals::SignalFd;
 use crate::state::{StateDir, StateFile, Status};
 use crate::terminal;
@@ -83,6 +83,8 @@ pub(super) struct Keeper {
     pub agent: AgentClient<Waiting>,
     pub ports: BTreeMap<u32, Port>,
     pub pumps: Vec<Pump>,
+    /// The stream of the container's error output (or terminal), once the agent has opened it.
+    pub errors: Option<StreamId>,
     pub console: Option<UnixStream>,
     pub console_tail: Tail,
     pub log: Option<io::PipeReader>,
@@ -141,7 +143,9 @@ impl Keeper {
             (Source::Listener, self.control.listener(), PollFlags::IN),
         ];
         let out = if self.agent.mux.output().is_empty() { PollFlags::empty() } else { PollFlags::OUT };
-        sources.push((Source::Channel, self.channel.as_fd(), PollFlags::IN | out));
+        // A guest that sends without reading is not heard until it reads.
+        let more = if self.agent.mux.is_congested() { PollFlags::empty() } else { PollFlags::IN };
+        sources.push((Source::Channel, self.channel.as_fd(), more | out));
         if let Some(console) = &self.console {
             sources.push((Source::Console, console.as_fd(), PollFlags::IN));
         }
@@ -209,12 +213,18 @@ impl Keeper {
             Phase::Booting { hooks_done, .. } if count == 1 => *hooks_done = true,
             _ => {
                 reporter.status = None;
-                self.fail("creating the container", "the command that created it was ended before it was complete");
+                self.fail(
+                    "creating the container",
+                    "the command that created it was ended before it was complete",
+                );
             }
         }
     }
 
     fn read_channel(&mut self, reporter: &mut Reporter) {
+        if self.agent.mux.is_congested() {
+            return;
+        }
         let mut buffer = [0; 64 << 10];
         loop {
             let count = match self.channel.read(&mut buffer) {
@@ -237,6 +247,9 @@ impl Keeper {
             }
             self.run_pumps();
             self.write_channel();
+            if self.agent.mux.is_congested() {
+                return;
+            }
         }
     }
 
@@ -252,8 +265,12 @@ impl Keeper {
             FromGuest::Answer(who, result) => self.answer(who, result, reporter),
             FromGuest::Event(event) => self.event(event),
             FromGuest::Opened(stream, port) => self.opened(stream, port),
-            FromGuest::ControlClosed if matches!(self.phase, Phase::ShuttingDown { .. }) => self.phase = Phase::Over,
-            FromGuest::ControlClosed => self.fail("talking to the guest's agent", "the agent closed its control stream"),
+            FromGuest::ControlClosed if matches!(self.phase, Phase::ShuttingDown { .. }) => {
+                self.phase = Phase::Over
+            }
+            FromGuest::ControlClosed => {
+                self.fail("talking to the guest's agent", "the agent closed its control stream")
+            }
         }
     }
 
@@ -264,6 +281,11 @@ impl Keeper {
         };
         if direction == Direction::FromGuest {
             self.agent.mux.finish(stream);
+        }
+        let last_output =
+            if self.terminal.is_some() { plan::INIT_STDOUT_PORT } else { plan::INIT_STDERR_PORT };
+        if port == last_output {
+            self.errors = Some(stream);
         }
         self.pumps.push(Pump::new(stream, process_id, direction, fd));
     }
@@ -294,7 +316,11 @@ impl Keeper {
             Phase::Draining if !self.has_output(INIT_PROCESS) => {
                 reporter.status = None;
                 self.timeline.stamp("output delivered");
-                let factor = if self.plan.machine.accelerator == Accelerator::Emulation { EMULATION_FACTOR } else { 1 };
+                let factor = if self.plan.machine.accelerator == Accelerator::Emulation {
+                    EMULATION_FACTOR
+                } else {
+                    1
+                };
                 let deadline = Instant::now() + SHUTDOWN * factor;
                 let sent = self.agent.request(RequestBody::Shutdown, Waiting::Nobody, SHUTDOWN * factor);
                 self.phase = if sent.is_ok() { Phase::ShuttingDown { deadline } } else { Phase::Over };
@@ -313,7 +339,8 @@ impl Keeper {
     fn deliver_exec_ends(&mut self) {
         let mux = &self.agent.mux;
         let busy = |id: u32| {
-            let mut of_it = self.pumps.iter().filter(|p| p.process_id == id && p.direction == Direction::FromGuest);
+            let mut of_it =
+                self.pumps.iter().filter(|p| p.process_id == id && p.direction == Direction::FromGuest);
             of_it.any(|p| !mux.pending(p.stream).is_empty())
         };
         let done: Vec<u32> = self.exec_ends.keys().copied().filter(|id| !busy(*id)).collect();
@@ -338,7 +365,9 @@ impl Keeper {
         let state = self.hook_state("created");
         for step in &mut setup.steps {
             match step {
-                Step::Process(process) if process.terminal.is_some() && size.is_some() => process.terminal = size,
+                Step::Process(process) if process.terminal.is_some() && size.is_some() => {
+                    process.terminal = size
+                }
                 Step::CreateHook(hook) | Step::StartHook(hook) => hook.state.clone_from(&state),
                 _ => {}
             }
@@ -346,7 +375,9 @@ impl Keeper {
         self.timeline.stamp("set-up sent");
         // Hooks in the guest have deadlines of their own, if any.
         let deadline = Duration::from_secs(u64::from(self.plan.boot_timeout_s)) + self.guest_hook_time();
-        if let Err((_, reason)) = self.agent.request(RequestBody::Setup(Box::new(setup)), Waiting::Setup, deadline) {
+        if let Err((_, reason)) =
+            self.agent.request(RequestBody::Setup(Box::new(setup)), Waiting::Setup, deadline)
+        {
             self.fail("setting up the container", &reason);
         }
     }
@@ -387,7 +418,10 @@ impl Keeper {
         match self.phase {
             Phase::Booting { deadline, hello, .. } if deadline <= now && !hello => {
                 let seconds = self.plan.boot_timeout_s;
-                self.fail("waiting for the guest to boot", &format!("its agent did not call within {seconds} s"));
+                self.fail(
+                    "waiting for the guest to boot",
+                    &format!("its agent did not call within {seconds} s"),
+                );
             }
             Phase::ShuttingDown { deadline } if deadline <= now => self.phase = Phase::Over,
             _ => {}
@@ -421,7 +455,8 @@ impl Keeper {
         for index in (0..self.pumps.len()).rev() {
             let pump = &self.pumps[index];
             let mux = &self.agent.mux;
-            let ended = !mux.is_open(pump.stream) || pump.direction == Direction::FromGuest && mux.at_end(pump.stream);
+            let ended = !mux.is_open(pump.stream)
+                || pump.direction == Direction::FromGuest && mux.at_end(pump.stream);
             if ended || pump.direction == Direction::FromGuest && pump.never_blocks() && pump.wants(mux) {
                 self.pump_at(index);
             }
@@ -461,8 +496,12 @@ impl Keeper {
                 continue;
             }
             match self.phase {
-                Phase::Alive if !self.paused => self.send_signal(INIT_PROCESS, signal, false, Waiting::Nobody),
-                Phase::Booting { .. } | Phase::SettingUp if [libc::SIGTERM, libc::SIGINT].contains(&signal) => {
+                Phase::Alive if !self.paused => {
+                    self.send_signal(INIT_PROCESS, signal, false, Waiting::Nobody)
+                }
+                Phase::Booting { .. } | Phase::SettingUp
+                    if [libc::SIGTERM, libc::SIGINT].contains(&signal) =>
+                {
                     self.fail("creating the container", "it was interrupted by a signal");
                 }
                 _ => {}
@@ -516,10 +555,12 @@ impl Keeper {
 
     /// The container's output is the one place where its user looks.
     fn say_on_stderr(&self, failed: &Failed) {
-        let text = format!("cor: container {:?} was lost while {}: {} (see `cor why {}`)\n", self.plan.id, failed.phase, failed.message, self.plan.id);
-        let port = self.ports.get(&crate::plan::INIT_STDERR_PORT).map(|p| p.fd.as_fd());
-        let output = |p: &&Pump| p.process_id == INIT_PROCESS && p.direction == Direction::FromGuest;
-        let fd = self.pumps.iter().filter(output).map(Pump::fd).next_back().or(port);
+        let text = format!(
+            "cor: container {:?} was lost while {}: {} (see `cor why {}`)\n",
+            self.plan.id, failed.phase, failed.message, self.plan.id
+        );
+        let port = self.ports.get(&plan::INIT_STDERR_PORT).map(|p| p.fd.as_fd());
+        let fd = self.pumps.iter().find(|p| Some(p.stream) == self.errors).map(Pump::fd).or(port);
         if let Some(fd) = fd {
             let _ = rustix::io::write(fd, text.as_bytes());
         }
@@ -534,8 +575,12 @@ impl Keeper {
         let words = self.console_tail.last_words();
         let message = match (reason, self.log_tail.last_words(), words) {
             (_, Some(log), _) => format!("the virtual machine failed: {log}"),
-            (machine::ExitReason::Signaled(signal), _, _) => format!("the virtual machine was killed by signal {signal}"),
-            (_, _, Some(words)) if words.contains("Kernel panic") => format!("the guest's kernel gave up: {words}"),
+            (machine::ExitReason::Signaled(signal), _, _) => {
+                format!("the virtual machine was killed by signal {signal}")
+            }
+            (_, _, Some(words)) if words.contains("Kernel panic") => {
+                format!("the guest's kernel gave up: {words}")
+            }
             (_, _, Some(words)) => format!("the guest has reset itself; its last words: {words}"),
             (_, _, None) => "the guest has reset itself without a word".to_string(),
         };
