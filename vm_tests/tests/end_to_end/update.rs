@@ -63,7 +63,7 @@ fn a_quota_really_throttles() {
     let sandbox = Sandbox::new();
     let container = limited(&sandbox);
     container.command(&["update", "--cpu-quota", "5000"]).run().expect(0);
-    container.sh("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done");
+    container.sh("i=0; while [ $i -lt 4000 ]; do i=$((i+1)); done");
     let stat = read(&container, "cpu.stat");
     let throttled =
         stat.lines().find_map(|line| line.strip_prefix("nr_throttled ")).unwrap().parse::<u64>().unwrap();

@@ -97,8 +97,8 @@ fn verify_cwd(cwd: &str) -> Result<()> {
     Err(failed(format!("chdir to cwd ({cwd:?}) failed: it is outside of the container's root")))
 }
 
-/// Waits for [`START`], with all signals blocked, and, like a program without handlers would, ends on a signal that ends programs: as first process of a
-/// pid namespace the kernel itself would ignore it.
+/// Waits for [`START`], with all signals blocked. Like a program without handlers would, it ends on a signal that ends
+/// programs: as first process of a pid namespace the kernel itself would ignore it.
 fn wait_for_start(status: &ChildEnd) -> Result<()> {
     let what = || "wait for the start".to_owned();
     let signals = sys::signal_fd(SignalSet::Full).doing(what)?;

@@ -35,7 +35,7 @@ pub fn args(spec: &MachineSpec, fds: FdNumbers) -> Vec<String> {
         }
     }
     args.add("-smp", spec.vcpus.to_string());
-    args.add("-m", format!("{}M", spec.memory_mib));
+    args.add("-m", memory(spec));
     args.add("-kernel", spec.kernel.path.display().to_string());
     if let Some(initramfs) = &spec.kernel.initramfs {
         args.add("-initrd", initramfs.display().to_string());
@@ -64,16 +64,20 @@ fn board(spec: &MachineSpec) -> String {
                 "microvm,acpi=off,rtc=off,pit={timer},pic={timer},isa-serial={console},auto-kernel-cmdline=on"
             )
         }
-        Chassis::Q35 => {
-            let nvdimm = spec.accelerator == Accelerator::Emulation && has_pmem(spec);
-            let nvdimm = if nvdimm { ",nvdimm=on" } else { "" };
-            format!("q35,usb=off,sata=off,smbus=off,vmport=off,hpet=off{nvdimm}")
-        }
+        Chassis::Q35 => "q35,usb=off,sata=off,smbus=off,vmport=off,hpet=off".to_string(),
     }
 }
 
-fn has_pmem(spec: &MachineSpec) -> bool {
-    spec.devices.iter().any(|d| matches!(d, Device::Pmem { .. }))
+/// RAM, and address space behind it for pmem devices in steps of a GiB, which is how QEMU aligns them.
+fn memory(spec: &MachineSpec) -> String {
+    let pmem = spec.devices.iter().filter_map(|device| match device {
+        Device::Pmem { size, .. } => Some(size.div_ceil(1 << 30) << 10),
+        _ => None,
+    });
+    match pmem.sum::<u64>() {
+        0 => format!("{}M", spec.memory_mib),
+        behind => format!("{}M,maxmem={}M", spec.memory_mib, spec.memory_mib + behind),
+    }
 }
 
 struct Args(Vec<String>);
@@ -104,7 +108,12 @@ impl Args {
             }
             Device::Pmem { path, size } => {
                 let path = escape(&path.display().to_string());
-                self.add("-object", format!("memory-backend-file,id=pmem{index},mem-path={path},size={size},share=on,readonly=on,rom=off"));
+                self.add(
+                    "-object",
+                    format!(
+                        "memory-backend-file,id=pmem{index},mem-path={path},size={size},share=on,readonly=on"
+                    ),
+                );
                 self.add("-device", format!("virtio-pmem-pci,memdev=pmem{index}"));
             }
             Device::Share { tag, path, readonly } => {
@@ -180,6 +189,7 @@ mod tests {
         spec.devices[0] = Device::Pmem { path: "/k/image.erofs".into(), size: 4 << 20 };
         let line = args(&spec, FDS).join(" ");
         assert!(line.contains("-device virtio-pmem-pci,memdev=pmem0"), "{line}");
+        assert!(line.contains("-m 256M,maxmem=1280M"), "{line}");
         assert!(line.contains("-device virtio-serial-pci"), "{line}");
         assert!(!line.contains("-serial chardev:"), "no UART when no console is wanted: {line}");
     }

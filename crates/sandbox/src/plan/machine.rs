@@ -92,7 +92,7 @@ pub(super) fn machine(
         readonly: false,
     });
     devices.extend(piece.devices.iter().cloned());
-    let mut cmdline = root.parameters(accelerator);
+    let mut cmdline = root.parameters();
     cmdline.extend(parameters(accelerator, console).into_iter().map(String::from));
     cmdline.extend(inputs.configuration.container.kernel_parameters.iter().cloned());
     let initramfs = match root {
@@ -167,7 +167,7 @@ impl Root<'_> {
         }
     }
 
-    fn parameters(&self, accelerator: Accelerator) -> Vec<String> {
+    fn parameters(&self) -> Vec<String> {
         let erofs = |device: &str, options: Option<&str>| {
             let flags = options.map(|options| format!("rootflags={options}"));
             let all = [format!("root={device}"), "rootfstype=erofs".into(), "ro".into(), "init=/init".into()];
@@ -176,8 +176,6 @@ impl Root<'_> {
         match self {
             Root::Initramfs(_) => Vec::new(),
             Root::Disk(_) => erofs("/dev/vda", None),
-            // Under emulation the image is an NVDIMM without label, which refuses DAX.
-            Root::Pmem(_) if accelerator == Accelerator::Emulation => erofs("/dev/pmem0", None),
             Root::Pmem(_) => erofs("/dev/pmem0", Some("dax=always")),
         }
     }
