@@ -157,8 +157,9 @@ fn both_boards_run_the_container() {
 #[test]
 fn debians_packaged_kernel_runs_the_container_too() {
     let programs = Programs::get();
-    let debian = programs.mini_os_directory("debian").exists();
-    let name = if debian { "debian" } else { programs.mini_os.as_str() };
+    let built = programs.mini_os_directory("debian").exists();
+    assert!(built, "build it first: clear-mini-os build --kernel debian");
+    let name = "debian";
     let sandbox = Sandbox::new();
     sandbox.configure(&format!("[mini_os]\nname = {name:?}\n"));
     let bundle = sandbox.bundle();

@@ -3,6 +3,7 @@
 //! A test that fails shows the commands it ran; `Sandbox` checks after each one that nothing is left on the host.
 
 mod bad_input;
+mod debian;
 mod directories;
 mod events;
 mod exec;

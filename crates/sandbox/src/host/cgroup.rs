@@ -17,6 +17,12 @@ use std::time::{Duration, Instant};
 /// How long the processes of a control group may take to die.
 const REMOVAL: Duration = Duration::from_secs(10);
 
+/// Parent of the control groups of containers that name none. Only ours are below it.
+const OWN_PARENT: &str = "clear-containers";
+
+/// How often a directory is made anew when another container's removal takes its parent away.
+const ATTEMPTS: usize = 100;
+
 /// The directories that make up control group `path`, one per hierarchy.
 pub fn directories(cgroups: &Cgroups, path: &Path) -> Vec<PathBuf> {
     let below = path.strip_prefix("/").unwrap_or(path);
@@ -37,7 +43,14 @@ pub fn directories(cgroups: &Cgroups, path: &Path) -> Vec<PathBuf> {
 /// When a directory or file cannot be written. What was made is on the undo list.
 pub fn enter(dir: &StateDir, cgroups: &Cgroups, path: &Path, limits: &HostLimits) -> Result<(), HostError> {
     for directory in directories(cgroups, path) {
+        if let Some(parent) = directory.parent().filter(|p| p.ends_with(OWN_PARENT)) {
+            // Whoever deletes the last container below it removes it, not only whoever made it.
+            undo::note(dir, &Undo::Cgroup(parent.to_path_buf()))?;
+        }
         make(dir, cgroups, &directory)?;
+        if fs::read_to_string(directory.join("cgroup.procs")).is_ok_and(|procs| !procs.is_empty()) {
+            return Err(HostError::Occupied { path: directory });
+        }
     }
     apply(cgroups, path, limits)?;
     join(cgroups, path)
@@ -57,6 +70,16 @@ pub fn join(cgroups: &Cgroups, path: &Path) -> Result<(), HostError> {
 
 /// Makes a directory and its parents; notes each before it exists.
 fn make(dir: &StateDir, cgroups: &Cgroups, directory: &Path) -> Result<(), HostError> {
+    for _ in 1..ATTEMPTS {
+        match try_make(dir, cgroups, directory) {
+            Err(HostError::Path { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+    }
+    try_make(dir, cgroups, directory)
+}
+
+fn try_make(dir: &StateDir, cgroups: &Cgroups, directory: &Path) -> Result<(), HostError> {
     let mut missing: Vec<&Path> = directory.ancestors().take_while(|d| !d.exists()).collect();
     while let Some(next) = missing.pop() {
         undo::note(dir, &Undo::Cgroup(next.to_path_buf()))?;

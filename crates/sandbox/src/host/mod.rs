@@ -49,6 +49,12 @@ pub enum HostError {
         /// Why, with the end of its output.
         reason: String,
     },
+    /// A control group has processes already.
+    #[error("control group {} is in use by other processes: choose another linux.cgroupsPath, or end them", path.display())]
+    Occupied {
+        /// The control group.
+        path: PathBuf,
+    },
     /// Processes of a control group did not go away.
     #[error("removing control group {}: still in use after {seconds} s", path.display())]
     Busy {

@@ -129,6 +129,7 @@ fn try_boot(
         failure: None,
         timeline: Timeline::new(0),
         paused: false,
+        patience: None,
     })
 }
 

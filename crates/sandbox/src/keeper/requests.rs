@@ -5,7 +5,7 @@ use super::agent_client::DEADLINE;
 use super::control::ConnectionId;
 use super::protocol::{Reply, Request};
 use super::pump::Direction;
-use super::running::{Keeper, Phase, Port, Waiting};
+use super::running::{Keeper, PATIENCE, Phase, Port, Waiting};
 use crate::host::cgroup;
 use crate::plan::{HostLimits, HostStep};
 use crate::state::Status;
@@ -14,7 +14,7 @@ use guest_protocol::message::{
 };
 use rustix::event::PollFlags;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long `start` may take: hooks in the guest may have no deadline of their own.
 const START: Duration = Duration::from_secs(3600);
@@ -118,8 +118,7 @@ impl Keeper {
     fn kill(&mut self, id: ConnectionId, signal: i32, all: bool) -> Result<(), AgentError> {
         if signal == libc::SIGKILL {
             match self.phase {
-                // The program has ended, but nobody reads its output.
-                Phase::Draining => self.pumps.retain(|p| p.process_id != INIT_PROCESS),
+                Phase::Alive | Phase::Draining => self.patience = Some(Instant::now() + PATIENCE),
                 // It was killed while the guest was still being set up.
                 Phase::Booting { .. } | Phase::SettingUp => {
                     self.fail("creating the container", "it was killed")

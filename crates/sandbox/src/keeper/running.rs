@@ -34,6 +34,9 @@ const LOST: u8 = 137;
 /// How long the guest may take to write back its file systems, with hardware virtualization.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 
+/// How long the output of a killed program waits for a reader that does not read.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Emulation is slower by about this factor.
 const EMULATION_FACTOR: u32 = 4;
 
@@ -101,6 +104,8 @@ pub(super) struct Keeper {
     pub failure: Option<Failed>,
     pub timeline: Timeline,
     pub paused: bool,
+    /// When to give up on a reader of the killed program's output.
+    pub patience: Option<Instant>,
 }
 
 /// What a descriptor in the poll set belongs to.
@@ -178,7 +183,7 @@ impl Keeper {
     fn next_deadline(&self) -> Option<Instant> {
         let own = match self.phase {
             Phase::Booting { deadline, .. } | Phase::ShuttingDown { deadline } => Some(deadline),
-            _ => None,
+            _ => self.patience,
         };
         own.into_iter().chain(self.agent.next_deadline()).min()
     }
@@ -303,7 +308,10 @@ impl Keeper {
                 self.ports.retain(|_, port| port.process_id != process_id);
                 self.exec_ends.insert(process_id, status);
             }
-            Event::OutOfMemory { .. } => self.state.oom_killed = true,
+            Event::OutOfMemory { .. } => {
+                self.state.oom_killed = true;
+                self.set_status(self.state.status);
+            }
             Event::Warning(text) => self.console_tail.push(format!("agent: {text}\n").as_bytes()),
         }
     }
@@ -424,6 +432,7 @@ impl Keeper {
                 );
             }
             Phase::ShuttingDown { deadline } if deadline <= now => self.phase = Phase::Over,
+            Phase::Alive | Phase::Draining if self.patience.is_some_and(|at| at <= now) => self.drop_output(),
             _ => {}
         }
         for who in self.agent.overdue(now) {
@@ -434,6 +443,16 @@ impl Keeper {
                 Waiting::Start(id) | Waiting::Exec(id, _) | Waiting::Command(id) => self.refuse(id, &error),
             }
         }
+    }
+
+    /// The program was killed, and nobody has read its output for a while: without a VM that would not hold it up either.
+    fn drop_output(&mut self) {
+        self.patience = None;
+        let unread = |p: &Pump| p.process_id == INIT_PROCESS && p.direction == Direction::FromGuest;
+        for pump in self.pumps.iter().filter(|p| unread(p)) {
+            self.agent.mux.reset(pump.stream);
+        }
+        self.pumps.retain(|p| !unread(p));
     }
 
     /// Gives up. The first reason counts.
@@ -469,6 +488,7 @@ impl Keeper {
             pump::Progress::Ended => drop(self.pumps.swap_remove(index)),
             pump::Progress::Moved(count) => {
                 if count > 0 && pump.process_id == INIT_PROCESS && pump.direction == Direction::FromGuest {
+                    self.patience = self.patience.map(|_| Instant::now() + PATIENCE);
                     self.timeline.stamp_once("first output");
                 }
             }

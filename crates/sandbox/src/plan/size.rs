@@ -22,12 +22,13 @@ pub(super) struct Size {
 }
 
 pub(super) fn size(inputs: &Inputs) -> Result<Size, PlanError> {
-    let mut size = Size { vcpus: vcpus(inputs)?, ..Size::default() };
+    let mut size = Size::default();
+    size.vcpus = vcpus(inputs, &mut size.warnings)?;
     size.memory_mib = memory(inputs, &mut size.warnings)?;
     Ok(size)
 }
 
-fn vcpus(inputs: &Inputs) -> Result<u32, PlanError> {
+fn vcpus(inputs: &Inputs, warnings: &mut Vec<String>) -> Result<u32, PlanError> {
     let machine = &inputs.configuration.machine;
     let most = match machine.max_vcpus {
         0 => inputs.facts.cpus,
@@ -51,6 +52,9 @@ fn vcpus(inputs: &Inputs) -> Result<u32, PlanError> {
         (Some(one), None) | (None, Some(one)) => one,
         (None, None) => u64::from(machine.default_vcpus),
     };
+    if wanted > u64::from(most) {
+        warnings.push(format!("the machine gets {most} vCPUs, all there are, not {wanted}"));
+    }
     Ok(wanted.clamp(1, u64::from(most)) as u32)
 }
 
