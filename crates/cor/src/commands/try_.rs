@@ -147,6 +147,11 @@ fn spec(args: &Args, bundle: &Path) -> anyhow::Result<Value> {
     process["args"] = json!(args.command);
     process["cwd"] = json!(args.workdir);
     process["terminal"] = json!(args.tty);
+    for set in ["bounding", "effective", "permitted"] {
+        process["capabilities"][set] = json!(CAPABILITIES);
+    }
+    process["noNewPrivileges"] = json!(false);
+    process["rlimits"] = json!([]);
     let mut env = vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_string()];
     if args.tty {
         env.push(format!("TERM={}", std::env::var("TERM").unwrap_or_else(|_| "xterm".into())));
@@ -168,6 +173,12 @@ fn spec(args: &Args, bundle: &Path) -> anyhow::Result<Value> {
     resources(args, &mut spec)?;
     Ok(spec)
 }
+
+/// What package managers, `su` and servers need as root; the same set that Docker gives. It holds in the machine only.
+const CAPABILITIES: &[&str] = &[
+    "CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
+];
 
 /// Directories of a root that holds this host's programs but none of its data.
 const SKELETON: &[&str] = &["dev", "etc", "home", "mnt", "opt", "proc", "root", "run", "srv", "sys", "tmp", "usr", "var/tmp"];
