@@ -10,15 +10,20 @@ use guest_protocol::CONTROL_PORT;
 use guest_protocol::frame::{Decoder, MAX_TO_GUEST, MAX_TO_HOST, encode};
 use guest_protocol::message::{FromAgent, Request};
 use guest_protocol::mux::{Event, Mux, Side, StreamId};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 /// Bytes read from the port before something else gets its turn.
 const READ_TURN: usize = 256 << 10;
 
 /// Most bytes of messages that wait for the host. One that asks and never reads loses its machine.
 const MAX_BACKLOG: usize = 4 << 20;
+
+/// How long a host that was told that all is written back may take to cut the power.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// The channel with its multiplexer and control stream.
 pub struct Link {
@@ -85,6 +90,26 @@ impl Link {
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(e) => return Err(e).doing(|| "write to the channel".into()),
+            }
+        }
+    }
+
+    /// Ends the control stream, which tells the host that everything was written back, and waits for the host to cut the
+    /// power, but not for ever.
+    pub fn say_goodbye(&mut self) {
+        let end = Instant::now() + GOODBYE;
+        self.mux.finish(self.control);
+        loop {
+            if self.write().is_err() {
+                return;
+            }
+            let out = if self.has_output() { PollFlags::OUT } else { PollFlags::empty() };
+            let mut fds = [PollFd::new(&self.port, out)];
+            let left = Timespec::try_from(end.saturating_duration_since(Instant::now()));
+            match poll(&mut fds, left.ok().as_ref()) {
+                Ok(0) | Err(_) => return,
+                Ok(_) if fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) => return,
+                Ok(_) => {}
             }
         }
     }
@@ -181,6 +206,29 @@ mod tests {
         assert_eq!(link.next_request(), Ok(None));
         drop(host);
         assert!(link.read(&mut buffer).is_err());
+    }
+
+    #[test]
+    fn the_goodbye_ends_the_control_stream_and_waits_for_the_host() {
+        let (mut link, host) = pair();
+        let host = std::thread::spawn(move || {
+            rustix::io::ioctl_fionbio(&host, false).unwrap();
+            let mut mux = Mux::new(Side::Host);
+            let mut buffer = [0; 4096];
+            loop {
+                let n = rustix::io::read(&host, &mut buffer).unwrap();
+                mux.receive(&buffer[..n]).unwrap();
+                while let Some(event) = mux.next_event() {
+                    if matches!(event, Event::Finished(_)) {
+                        return;
+                    }
+                }
+            }
+        });
+        link.say_goodbye();
+        host.join().unwrap();
+        let mut byte = [0];
+        assert_eq!(rustix::io::read(&link.port, &mut byte), Ok(0), "it came back before the host was gone");
     }
 
     proptest! {

@@ -74,8 +74,6 @@ fn serve() -> Result<std::convert::Infallible> {
     if modules::load_all()? > 0 {
         stamps.push(boot::stamp("modules"));
     }
-    boot::loopback_up();
-    boot::raise_file_limit();
     let mut link = link::Link::new(channel::open()?);
     stamps.push(boot::stamp("ready"));
     link.send(&FromAgent::Hello(Hello {
@@ -84,6 +82,10 @@ fn serve() -> Result<std::convert::Infallible> {
         kernel: channel::kernel_release(),
         stamps,
     }))?;
+    link.write()?;
+    // Everything that the host need not wait for is done while it answers.
+    boot::loopback_up();
+    boot::raise_file_limit();
     let mut server = server::Server::new(link)?;
     server.run().inspect_err(|error| {
         log::debug(&format!("the end: {}", error.message));

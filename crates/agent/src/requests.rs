@@ -41,6 +41,8 @@ impl Server {
             RequestBody::Update { container, limits } => self.update(&container, &limits).map(Some),
             RequestBody::Shutdown => {
                 log::debug("the host asks to power off");
+                power::write_back();
+                self.link.say_goodbye();
                 power::off()
             }
         };

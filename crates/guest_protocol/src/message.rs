@@ -119,7 +119,7 @@ pub enum RequestBody {
         /// The new limits.
         limits: Box<CgroupLimits>,
     },
-    /// Write back all file systems and power off. No reply.
+    /// Write back all file systems, end the control stream, and wait for the host to cut the power. No reply.
     Shutdown,
 }
 

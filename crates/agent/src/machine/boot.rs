@@ -13,6 +13,9 @@ pub const RUN: &str = "/run/clear";
 /// Directory on which a container's first process mounts its root, in its own mount namespace.
 pub const ROOT: &str = "/run/clear/root";
 
+/// Below it, disks are mounted by their serial.
+pub const DISKS: &str = "/run/clear/disk";
+
 /// Root of the control groups.
 pub const CGROUP: &str = "/sys/fs/cgroup";
 
@@ -39,7 +42,7 @@ pub fn mount_all() -> Result<()> {
     mount("sysfs", "/sys", quiet | MountFlags::NODEV, c"")?;
     // Containers' shares are mounted below /run, so programs and devices must be possible there.
     mount("tmpfs", "/run", MountFlags::NOSUID, c"mode=0755")?;
-    for dir in [RUN, ROOT, "/run/clear/share", "/run/clear/disk"] {
+    for dir in [RUN, ROOT, "/run/clear/share", DISKS] {
         rustix::fs::mkdir(dir, Mode::from_raw_mode(0o755)).doing(|| format!("make directory {dir}"))?;
     }
     mount("cgroup2", CGROUP, quiet | MountFlags::NODEV, c"")?;
@@ -137,11 +140,11 @@ pub fn kernel_parameter(word: &str) -> bool {
     std::fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.split_whitespace().any(|w| w == word))
 }
 
-/// Unmounts everything below [`RUN`], best effort, so that disks are clean.
-pub fn unmount_all() {
+/// Unmounts the disks, best effort, so that the next machine finds them clean.
+pub fn unmount_disks() {
     let Ok(mounts) = std::fs::read_to_string("/proc/self/mounts") else { return };
     for target in mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)) {
-        if target.starts_with(RUN) {
+        if target.starts_with(DISKS) {
             let _ = rustix::mount::unmount(target, UnmountFlags::DETACH);
         }
     }

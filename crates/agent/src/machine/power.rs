@@ -11,10 +11,15 @@ pub fn this_is_a_child() {
     CHILD.store(true, Ordering::Relaxed);
 }
 
+/// Writes everything back to the host. Afterwards the machine's power may be cut.
+pub fn write_back() {
+    super::boot::unmount_disks();
+    rustix::fs::sync();
+}
+
 /// Writes everything back and ends the machine. The VMM takes a reset for the end.
 pub fn off() -> ! {
-    super::boot::unmount_all();
-    rustix::fs::sync();
+    write_back();
     let e = reboot(RebootCommand::Restart);
     log::fatal(&format!("cannot reboot: {e:?}"));
     // The kernel panics, and with panic=-1 on its command line reboots.

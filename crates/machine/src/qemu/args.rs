@@ -58,10 +58,11 @@ fn board(spec: &MachineSpec) -> String {
     let console = if spec.console { "on" } else { "off" };
     match spec.chassis {
         Chassis::Microvm => {
-            // Without KVM there is no kvm-clock: the guest calibrates its TSC against the PIT and hangs without it.
-            let timer = if spec.accelerator == Accelerator::Emulation { "on" } else { "off" };
+            // Without KVM there is no kvm-clock: the guest calibrates its TSC against the PIT and hangs without it, and asks the
+            // RTC for the time, for whose answer it waits one second when there is none (mach_get_cmos_time, rtc.c).
+            let clocks = if spec.accelerator == Accelerator::Emulation { "on" } else { "off" };
             format!(
-                "microvm,acpi=off,rtc=off,pit={timer},pic={timer},isa-serial={console},auto-kernel-cmdline=on"
+                "microvm,acpi=off,rtc={clocks},pit={clocks},pic={clocks},isa-serial={console},auto-kernel-cmdline=on"
             )
         }
         Chassis::Q35 => "q35,usb=off,sata=off,smbus=off,vmport=off,hpet=off".to_string(),
@@ -166,9 +167,9 @@ mod tests {
     const FDS: FdNumbers = FdNumbers { link: 10, monitor: 11, console: 12 };
 
     #[test]
-    fn emulated_microvm_has_a_timer_and_mmio_devices() {
+    fn emulated_microvm_has_clocks_and_mmio_devices() {
         let line = args(&spec(Accelerator::Emulation, Chassis::Microvm), FDS).join(" ");
-        assert!(line.contains("-machine microvm,acpi=off,rtc=off,pit=on,pic=on,isa-serial=on"), "{line}");
+        assert!(line.contains("-machine microvm,acpi=off,rtc=on,pit=on,pic=on,isa-serial=on"), "{line}");
         assert!(line.contains("-device virtio-9p-device,fsdev=share2,mount_tag=share"), "{line}");
         assert!(line.contains("-append quiet panic=-1"), "{line}");
         assert!(line.contains("socket,id=link,fd=10"), "{line}");
@@ -176,9 +177,9 @@ mod tests {
     }
 
     #[test]
-    fn kvm_microvm_has_no_legacy_timer() {
+    fn kvm_microvm_has_no_legacy_clocks() {
         let line = args(&spec(Accelerator::Kvm, Chassis::Microvm), FDS).join(" ");
-        assert!(line.contains("pit=off,pic=off"), "{line}");
+        assert!(line.contains("rtc=off,pit=off,pic=off"), "{line}");
         assert!(line.contains("-accel kvm -cpu host"), "{line}");
     }
 
