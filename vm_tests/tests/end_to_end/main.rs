@@ -15,6 +15,7 @@ mod hooks;
 mod lifecycle;
 mod logs;
 mod machine_size;
+mod mini_os;
 mod pause;
 mod run;
 mod stdio;
