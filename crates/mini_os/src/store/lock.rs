@@ -19,10 +19,17 @@ const DEADLINE: Duration = Duration::from_secs(2 * 3600);
 /// How often a taken lock is tried. `flock` has no deadline of its own.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A held lock; released when it is dropped and no child has it any more.
+/// A held lock; released when it is dropped. If its holder is killed, it stays held while a child has it.
 #[derive(Debug)]
 pub struct Lock {
-    _file: OwnedFd,
+    file: OwnedFd,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing would not do: a program that another thread is just starting may have inherited it.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 impl Lock {
@@ -64,7 +71,7 @@ impl Lock {
             }
             let inode = rustix::fs::fstat(&file).map_err(failed)?.st_ino;
             match fs::symlink_metadata(path) {
-                Ok(now) if now.ino() == inode => return Ok(Some(Lock { _file: file })),
+                Ok(now) if now.ino() == inode => return Ok(Some(Lock { file })),
                 // `gc` removed the file between open and flock: this lock locks nothing.
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
