@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use std::fs;
-use vm_tests::{Sandbox, mount};
+use vm_tests::{Sandbox, full_capabilities, mount};
 
 #[test]
 fn the_default_mounts_devices_and_links_are_there() {
@@ -180,10 +180,16 @@ fn recursive_options_hold_for_mounts_below() {
         );
         sandbox.run(&bundle)
     };
+    // A guest that remounts meets the host, which refuses too.
+    bundle.change(full_capabilities);
+    bundle.script("mount -o remount,bind,rw /rro && echo remounted; echo x > /rro/inner/file");
+    let remounted = sandbox.run(&bundle);
     vm_tests::Command::new("umount").arg(tree.join("inner")).ok();
     let output = output.expect(1);
     assert_eq!(output.text(), "inner0");
     assert_eq!(output.errors().matches("Read-only").count(), 2, "{output}");
+    assert_eq!(remounted.text(), "remounted", "{remounted}");
+    assert!(remounted.code != 0 && remounted.errors().contains("Read-only"), "{remounted}");
 }
 
 #[test]

@@ -143,9 +143,7 @@ fn host_steps(dir: &StateDir, plan: &mut SandboxPlan, cgroups: &Cgroups) -> Resu
         match step {
             HostStep::Cgroup { path, limits } => cgroup::enter(dir, cgroups, path, limits),
             HostStep::NetworkNamespace { path } => namespaces::network(path.as_deref()),
-            HostStep::Stage { name, source, directory, readonly, recursive } => {
-                stage::add(&stage_dir, name, source, *directory, *readonly, *recursive)
-            }
+            HostStep::Stage { .. } => stage::add(&stage_dir, step),
         }
         .map_err(failed("preparing the host"))?;
     }

@@ -54,12 +54,13 @@ pub(super) fn bind(
         SourceKind::Directory { .. } | SourceKind::File | SourceKind::Missing => {}
     }
     let name = format!("m{index}");
+    let readonly_below = mount.recursive.is_some_and(|(set, _)| set & MOUNT_ATTR_RDONLY != 0);
     piece.host.push(HostStep::Stage {
         name: name.clone(),
         source,
         directory: matches!(kind, SourceKind::Directory { .. }),
-        readonly: mount.flags & MS_RDONLY != 0
-            || mount.recursive.is_some_and(|(set, _)| set & MOUNT_ATTR_RDONLY != 0),
+        readonly: mount.flags & MS_RDONLY != 0 || readonly_below,
+        readonly_below,
         recursive: mount.flags & MS_REC != 0,
     });
     mount.source = Source::Share { tag: SHARE_TAG.into(), path: name };

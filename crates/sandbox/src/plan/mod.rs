@@ -166,6 +166,9 @@ pub enum HostStep {
         directory: bool,
         /// Writes are refused on the host side.
         readonly: bool,
+        /// Also to the mounts below it (`rro`).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        readonly_below: bool,
         /// Mounts below the source come along.
         recursive: bool,
     },

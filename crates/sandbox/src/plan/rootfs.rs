@@ -20,6 +20,7 @@ pub(super) fn rootfs(inputs: &Inputs) -> Result<Piece, PlanError> {
         // Mount points are created in it while the container is set up, as with runc; only then does the guest
         // make its view read-only. The engine's own copy is an overlay or snapshot of this container.
         readonly: inputs.configuration.container.sealed_root,
+        readonly_below: false,
         recursive: true,
     };
     let source = Source::Share { tag: SHARE_TAG.into(), path: STAGED.into() };
