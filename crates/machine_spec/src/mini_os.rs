@@ -9,7 +9,8 @@
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Version of the manifest. A reader refuses every other value.
+/// Version of the manifest. A reader refuses every other value, and ignores fields that it does not know: programs
+/// of several versions share a store, and a newer one may only add.
 pub const VERSION: u32 = 1;
 
 /// Name of the manifest in an object's directory.
@@ -26,7 +27,6 @@ pub const STORE_VARIABLE: &str = "CLEAR_MINI_OS_STORE";
 
 /// A bootable mini-OS.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct MiniOs {
     /// Must be [`VERSION`].
     pub version: u32,
@@ -48,7 +48,6 @@ pub struct MiniOs {
 
 /// One file of a mini-OS.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct File {
     /// Relative to the manifest in a stored manifest; made absolute by who reads it.
     pub path: PathBuf,
@@ -60,7 +59,6 @@ pub struct File {
 
 /// What a kernel can do without modules, found in its configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Features {
     /// `CONFIG_VIRTIO_MMIO=y` and `CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES=y`: boots on a board without firmware tables.
     pub virtio_mmio: bool,

@@ -69,6 +69,21 @@ fn a_changed_mini_os_is_found_and_garbage_is_collected() {
     }
     std::os::unix::fs::symlink("../objects/copy", store.join("refs/copy")).unwrap();
     mini_os(&store, &["verify"]).ok();
+
+    // A newer program may have added to the manifest; one that is damaged does not hide the others.
+    let manifest = fs::read_to_string(object.join("manifest.json")).unwrap();
+    let newer = manifest.replacen("\"features\": {", "\"later\": 1, \"features\": { \"later\": true,", 1);
+    assert_ne!(manifest, newer);
+    fs::write(object.join("manifest.json"), newer).unwrap();
+    mini_os(&store, &["verify"]).ok();
+    fs::create_dir(store.join("objects/damaged")).unwrap();
+    fs::write(store.join("objects/damaged/manifest.json"), "{").unwrap();
+    std::os::unix::fs::symlink("../objects/damaged", store.join("refs/a-damaged")).unwrap();
+    let list = mini_os(&store, &["list"]).run();
+    assert!(list.text().contains("copy"), "{}", list.text());
+    list.refused("a-damaged");
+    fs::remove_file(store.join("refs/a-damaged")).unwrap();
+
     let mut kernel = fs::read(object.join("vmlinux")).unwrap();
     let middle = kernel.len() / 2;
     kernel[middle] ^= 1;

@@ -203,5 +203,5 @@ fn clear_mini_os_lists_and_verifies_what_is_booted() {
     let programs = Programs::get();
     let mini_os = |args: &[&str]| Command::new(programs.clear_mini_os()).args(args).run().expect(0).text();
     assert!(mini_os(&["list"]).contains(&programs.mini_os));
-    mini_os(&["verify"]);
+    mini_os(&["verify", &programs.mini_os]);
 }

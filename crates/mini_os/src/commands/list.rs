@@ -30,19 +30,26 @@ struct Row {
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let store = arguments.store.open();
+    let mut code = ExitCode::SUCCESS;
     let mut rows = Vec::new();
     for name in store.names()? {
         let object = store.resolve(&name)?;
-        let mini_os = store.read_manifest(&object)?;
-        rows.push(Row { name, object, mini_os });
+        match store.read_manifest(&object) {
+            Ok(mini_os) => rows.push(Row { name, object, mini_os }),
+            // One that is damaged does not hide the others.
+            Err(error) => {
+                code = ExitCode::FAILURE;
+                eprintln!("clear-mini-os: {name}: {error}");
+            }
+        }
     }
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
-        return Ok(ExitCode::SUCCESS);
+        return Ok(code);
     }
     if rows.is_empty() {
         eprintln!("no mini-OS in {} (make one with `clear-mini-os build`)", store.root().display());
-        return Ok(ExitCode::SUCCESS);
+        return Ok(code);
     }
     let key =
         |row: &Row| row.object.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
@@ -53,7 +60,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         let (origin, release) = (&row.mini_os.origin, &row.mini_os.release);
         println!("{:<16} {origin:<18} {release:<26} {kernel:>9} {forms:<16} {:.12}", row.name, key(row));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 fn forms(mini_os: &MiniOs) -> String {
