@@ -38,7 +38,7 @@ pub struct MachineSpec {
     pub name: String,
     /// How guest instructions are executed.
     pub accelerator: Accelerator,
-    /// Which of QEMU's boards carries the devices.
+    /// Which board carries the devices.
     pub chassis: Chassis,
     /// Number of vCPUs, 1..=[`MAX_VCPUS`].
     pub vcpus: u32,
@@ -62,7 +62,7 @@ pub enum Accelerator {
     Emulation,
 }
 
-/// Which board the machine has.
+/// Which board the machine has: one of QEMU's, or the only one of clear-vmm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Chassis {
@@ -70,6 +70,8 @@ pub enum Chassis {
     Microvm,
     /// PCI Express with ACPI. Needed for pmem (DAX) and for kernels without `CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES`.
     Q35,
+    /// clear-vmm's: one PCI bus with MSI-X, no firmware, no legacy timers. Needs KVM; maps pmem.
+    Clear,
 }
 
 /// What is booted, without firmware or boot loader.
@@ -88,10 +90,16 @@ pub struct Kernel {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Device {
-    /// The byte channel to the agent. The launcher donates the host end.
+    /// The byte channel to the agent as a virtio-serial port (QEMU). The launcher donates the host end.
     AgentChannel {
-        /// Name of the virtio-serial port in the guest (`/sys/class/virtio-ports/*/name`).
+        /// Name of the port in the guest (`/sys/class/virtio-ports/*/name`).
         port: String,
+    },
+    /// A vsock device (clear-vmm). The guest's first connection to the host's `agent_port` leads to the agent channel, whose
+    /// host end the launcher donates.
+    Vsock {
+        /// vsock port, at host CID 2.
+        agent_port: u32,
     },
     /// A disk backed by a raw file or block device.
     Block {
@@ -147,6 +155,9 @@ pub enum SpecError {
     /// chassis microvm cannot map pmem devices; use q35
     #[error("chassis microvm cannot map pmem devices; use q35")]
     PmemOnMicrovm,
+    /// chassis clear needs KVM; use microvm or q35 for emulation
+    #[error("chassis clear needs KVM; use microvm or q35 for emulation")]
+    ClearWithoutKvm,
     /// pmem image length {0} is not a multiple of 2 MiB
     #[error("pmem image length {0} is not a multiple of 2 MiB")]
     PmemSize(u64),
@@ -159,7 +170,7 @@ impl Device {
             Device::AgentChannel { port } => Some(port),
             Device::Block { serial, .. } => Some(serial),
             Device::Share { tag, .. } => Some(tag),
-            Device::Pmem { .. } => None,
+            Device::Pmem { .. } | Device::Vsock { .. } => None,
         }
     }
 }
@@ -190,6 +201,9 @@ impl MachineSpec {
         let length = self.cmdline().len();
         if length > MAX_CMDLINE {
             return Err(SpecError::Cmdline(length));
+        }
+        if self.chassis == Chassis::Clear && self.accelerator != Accelerator::Kvm {
+            return Err(SpecError::ClearWithoutKvm);
         }
         self.validate_devices()
     }
@@ -258,6 +272,7 @@ mod tests {
             s.validate().unwrap_err()
         };
         assert_eq!(with(|s| s.version = 9), SpecError::Version(9));
+        assert_eq!(with(|s| s.chassis = Chassis::Clear), SpecError::ClearWithoutKvm);
         assert_eq!(with(|s| s.vcpus = 0), SpecError::Vcpus(0));
         assert_eq!(with(|s| s.memory_mib = 1), SpecError::Memory(1));
         assert_eq!(with(|s| s.kernel.cmdline = vec!["a".repeat(3000)]), SpecError::Cmdline(3000));

@@ -66,4 +66,7 @@ pub struct Features {
     pub block_root: bool,
     /// `CONFIG_VIRTIO_PMEM=y` (or NFIT), `CONFIG_FS_DAX=y` and `CONFIG_EROFS_FS=y`: the image can be a DAX root.
     pub dax_root: bool,
+    /// `CONFIG_VIRTIO_PCI=y`, `CONFIG_VIRTIO_VSOCKETS=y` and `CONFIG_VIRTIO_FS=y`: boots on clear-vmm.
+    #[serde(default)]
+    pub clear: bool,
 }

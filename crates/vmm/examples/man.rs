@@ -1,0 +1,26 @@
+//! Writes the man pages of `clear-vmm` and its commands: `cargo run --package vmm --example vmm_man -- DIRECTORY`.
+
+use clap::{Command, CommandFactory};
+use std::path::{Path, PathBuf};
+
+fn main() -> std::io::Result<()> {
+    let directory = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "docs/man".into()));
+    std::fs::create_dir_all(&directory)?;
+    // The command `help` shows what the pages say; it needs none of its own.
+    let mut program = vmm::cli::Cli::command().disable_help_subcommand(true);
+    // Gives every command its whole name.
+    program.build();
+    page(&directory, "clear-vmm", program.clone())?;
+    for command in program.get_subcommands() {
+        let name = format!("clear-vmm-{}", command.get_name());
+        page(&directory, &name, command.clone().version(env!("CARGO_PKG_VERSION")))?;
+    }
+    Ok(())
+}
+
+fn page(directory: &Path, name: &str, command: Command) -> std::io::Result<()> {
+    let mut text = Vec::new();
+    let man = clap_mangen::Man::new(command).section("8").title(name);
+    man.manual("Clear Containers").source("Clear Containers").render(&mut text)?;
+    std::fs::write(directory.join(format!("{name}.8")), text)
+}

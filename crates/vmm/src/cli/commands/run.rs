@@ -1,0 +1,189 @@
+//! `clear-vmm run`: from options, or a spec, to a machine.
+
+use crate::cli::console::{self, Choice};
+use crate::cli::options::{DiskOption, NetOption, PmemOption, ShareOption, parse_mib};
+use crate::cli::spec;
+use crate::event_loop::signals;
+use crate::machine::devices::OpenDevice;
+use crate::machine::files::{self, Donated, GUEST_CID};
+use crate::machine::{Machine, Options};
+use crate::memory::ram::RamOptions;
+use crate::vcpu::exit::ExitReason;
+use machine_spec::{Accelerator, Chassis, Kernel, MachineSpec, VERSION};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Shown below `run --help`.
+const EXAMPLES: &str = "\
+Examples:
+  A kernel and an initramfs, with a console; Ctrl-A x ends the machine:
+    clear-vmm run --kernel vmlinux --initramfs root.cpio --console stdio --cmdline 'console=ttyS0'
+  A root file system on a disk, two CPUs, a network:
+    clear-vmm run --kernel vmlinux --cpus 2 --memory 1G --disk root.img --net tap=tap0 --cmdline 'root=/dev/vda'
+  An EROFS image that all machines share in the host's page cache:
+    clear-vmm run --kernel vmlinux --pmem root.erofs,ro --cmdline 'root=/dev/pmem0 rootflags=dax=always ro'
+
+The machine puts these kernel parameters in front of yours, unless you give one of the same name:
+  pci=conf1,noearly reboot=k,panic_warm panic=-1 acpi=off";
+
+/// Options of `run`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Kernel: an uncompressed ELF file (vmlinux, fastest) or a bzImage
+    #[arg(long, value_name = "FILE", required_unless_present = "spec")]
+    kernel: Option<PathBuf>,
+    /// Initial RAM file system (cpio, compressed as the kernel likes)
+    #[arg(long, value_name = "FILE")]
+    initramfs: Option<PathBuf>,
+    /// Kernel parameters
+    #[arg(long, value_name = "PARAMETERS", default_value = "", hide_default_value = true)]
+    cmdline: String,
+    /// Number of virtual CPUs
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    cpus: u32,
+    /// RAM, for example 256M or 2G
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_mib)]
+    memory: u64,
+    /// Serial console (ttyS0): stdio, none, a file or terminal, or fd:N. Give the guest console=ttyS0 too. On a terminal
+    /// Ctrl-A x ends the machine
+    #[arg(long, value_name = "WHERE", default_value = "none")]
+    console: Choice,
+    /// Image mapped into the guest (/dev/pmem0...): shared and writable; `ro`: nobody writes; `cow`: writes are the guest's
+    /// own and end with it. Its size is a multiple of 2 MiB
+    #[arg(long, value_name = "FILE[,ro|cow]")]
+    pmem: Vec<PmemOption>,
+    /// Disk (/dev/vda...): raw file or block device
+    #[arg(long, value_name = "FILE[,ro]")]
+    disk: Vec<DiskOption>,
+    /// Directory of the host (virtio-fs): `mount -t virtiofs TAG DIR` in the guest. `ro`: the guest changes nothing, whatever it
+    /// does; `dax`: files can be mapped from the host's page cache, as much as SIZE at a time
+    #[arg(long, value_name = "DIR,tag=TAG[,ro][,dax=SIZE]")]
+    share: Vec<ShareOption>,
+    /// Network interface on a tap of the host
+    #[arg(long, value_name = "tap=NAME[,mac=ADDRESS]")]
+    net: Vec<NetOption>,
+    /// Sockets between host and guest (vsock): a program of the host connects to PATH and says `CONNECT PORT`; the guest's
+    /// connection to port P of the host leads to PATH_P
+    #[arg(long, value_name = "PATH")]
+    vsock: Option<PathBuf>,
+    /// The guest's address for --vsock
+    #[arg(long, value_name = "CID", default_value_t = GUEST_CID, value_parser = clap::value_parser!(u64).range(GUEST_CID..u64::from(u32::MAX)))]
+    cid: u64,
+    /// Entropy from the host (/dev/hwrng)
+    #[arg(long)]
+    rng: bool,
+    /// Give memory that the guest frees back to the host
+    #[arg(long)]
+    balloon: bool,
+    /// Let KSM merge equal pages with other machines: saves memory, but machines that share can find out each other's pages
+    #[arg(long)]
+    mergeable: bool,
+    /// Ask the host for huge pages: fewer faults, more memory
+    #[arg(long)]
+    hugepages: bool,
+    /// Touch all RAM before the start
+    #[arg(long)]
+    prefault: bool,
+    /// The machine as JSON (what the container runtime uses) from a file or descriptor, in place of the options above
+    #[arg(long, value_name = "FILE|fd:N", conflicts_with_all = ["kernel", "initramfs", "cmdline", "cpus", "memory", "pmem", "disk", "share", "net", "vsock"])]
+    spec: Option<spec::Source>,
+    /// Connected socket that the agent's vsock connection leads to
+    #[arg(long, value_name = "fd:N", requires = "spec")]
+    agent: Option<spec::Fd>,
+    /// Print the guest's boot stamps (bytes written to port 0x5C0) and their times at the end
+    #[arg(long)]
+    stamps: bool,
+    /// Count what makes the virtual CPUs exit to this program, and print the most frequent at the end
+    #[arg(long)]
+    count_exits: bool,
+}
+
+/// Runs the machine; the exit code says how it ended.
+pub fn run(args: Args, start: Instant) -> anyhow::Result<ExitCode> {
+    let spec = match &args.spec {
+        Some(source) => spec::read(source)?,
+        None => spec(&args),
+    };
+    spec.validate()?;
+    raise_descriptor_limit();
+    let agent = args.agent.as_ref().map(spec::Fd::take).transpose()?;
+    let (console, terminal) = console::open(&args.console)?;
+    let donated = Donated { console, agent, devices: devices(&args)?, signals: signals::block()? };
+    let files = files::open(&spec, donated)?;
+    let ram = RamOptions { mergeable: args.mergeable, hugepages: args.hugepages, prefault: args.prefault };
+    let machine = Machine::build(&spec, files, Options { ram, count_exits: args.count_exits, start })?;
+    let (stamps, counts) = (machine.stamps(), machine.exit_counts());
+    let reason = machine.run()?;
+    drop(terminal);
+    if args.stamps {
+        for (step, time) in stamps.list() {
+            eprintln!("clear-vmm: stamp {step}: {:.3} ms", time.as_secs_f64() * 1e3);
+        }
+    }
+    if let Some(counts) = counts {
+        eprintln!("clear-vmm: {}", counts.report());
+    }
+    report(&reason);
+    Ok((&reason).into())
+}
+
+/// A share keeps a descriptor for each file that the guest knows of. The soft limit is for programs that use select(2).
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Where this is refused, the share forgets unused files earlier.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+fn report(reason: &ExitReason) {
+    if let Some(message) = reason.message() {
+        eprintln!("clear-vmm: {message}");
+    }
+}
+
+fn spec(args: &Args) -> MachineSpec {
+    MachineSpec {
+        version: VERSION,
+        name: "clear-vmm".to_string(),
+        accelerator: Accelerator::Kvm,
+        chassis: Chassis::Clear,
+        vcpus: args.cpus,
+        memory_mib: args.memory,
+        kernel: Kernel {
+            path: args.kernel.clone().unwrap_or_default(),
+            cmdline: args.cmdline.split_ascii_whitespace().map(String::from).collect(),
+            initramfs: args.initramfs.clone(),
+        },
+        console: args.console != Choice::None,
+        devices: Vec::new(),
+    }
+}
+
+/// What the options ask for and a spec cannot say, opened.
+fn devices(args: &Args) -> Result<Vec<OpenDevice>, files::FileError> {
+    let mut devices = Vec::new();
+    for pmem in &args.pmem {
+        devices.push(files::pmem(&pmem.path, None, pmem.sharing)?);
+    }
+    for (index, disk) in args.disk.iter().enumerate() {
+        devices.push(files::disk(&disk.path, &format!("disk{index}"), disk.readonly)?);
+    }
+    for share in &args.share {
+        devices.push(files::share(&share.path, &share.tag, share.readonly, share.dax_mib << 20)?);
+    }
+    for net in &args.net {
+        devices.push(files::net(&net.tap, net.mac)?);
+    }
+    if let Some(path) = &args.vsock {
+        devices.push(files::vsock(path, args.cid)?);
+    }
+    if args.rng {
+        devices.push(OpenDevice::Rng);
+    }
+    if args.balloon {
+        devices.push(OpenDevice::Balloon);
+    }
+    Ok(devices)
+}

@@ -1,0 +1,196 @@
+//! From opened files to devices on the bus.
+#![expect(unsafe_code, reason = "gives a reserved address range to the device that maps files into it")]
+
+use super::MachineError;
+use crate::memory::window::{self, Sharing};
+use crate::memory::{Window, WindowAllocator};
+use crate::virtio::balloon::control::BalloonControl;
+use crate::virtio::balloon::{Balloon, BalloonOptions, Ram};
+use crate::virtio::block::{Block, BlockOptions};
+use crate::virtio::console::Console;
+use crate::virtio::device::{Device, SharedMemory};
+use crate::virtio::fs::Fs;
+use crate::virtio::fs::share::{self, Share, ShareOptions};
+use crate::virtio::net::{Net, NetOptions};
+use crate::virtio::pmem::{Flush, Pmem};
+use crate::virtio::rate_limit::Limits;
+use crate::virtio::rng::{self, Rng};
+use crate::virtio::vsock::Vsock;
+use crate::virtio::vsock::host::HostSide;
+use crate::virtio::workers::ThreadStart;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use vm_memory::{Address, GuestMemoryRegion};
+
+/// Worker threads of a disk: a flush does not hold up reads.
+const DISK_THREADS: usize = 2;
+
+/// Worker threads of a share: one that waits for the host's disk does not hold up the other.
+const SHARE_THREADS: usize = 2;
+
+/// A device whose files are open.
+#[derive(Debug)]
+pub enum OpenDevice {
+    /// A disk.
+    Block {
+        /// Raw file or block device.
+        file: File,
+        /// By which the guest finds it.
+        serial: String,
+        /// The guest cannot write it.
+        readonly: bool,
+    },
+    /// An image in guest memory.
+    Pmem {
+        /// The image.
+        file: File,
+        /// For the log.
+        name: String,
+        /// Bytes.
+        size: u64,
+        /// Who sees writes.
+        sharing: Sharing,
+    },
+    /// Entropy.
+    Rng,
+    /// Gives memory back to the host.
+    Balloon,
+    /// `hvc0`.
+    Console {
+        /// What the guest reads.
+        input: Option<File>,
+        /// What it writes.
+        output: Option<File>,
+    },
+    /// A network interface.
+    Net {
+        /// The host's end.
+        tap: File,
+        /// Its name there.
+        name: String,
+        /// The guest's address.
+        mac: [u8; 6],
+    },
+    /// A directory of the host.
+    Share {
+        /// The directory, O_PATH.
+        root: OwnedFd,
+        /// By which the guest mounts it.
+        tag: String,
+        /// Nothing is ever changed.
+        readonly: bool,
+        /// Bytes of the DAX window, a multiple of 2 MiB; 0 for none.
+        dax: u64,
+    },
+    /// Sockets between guest and host.
+    Vsock {
+        /// The guest's address.
+        cid: u64,
+        /// The host's side.
+        host: HostSide,
+    },
+}
+
+/// What devices are made with.
+pub struct Workshop<'a> {
+    /// Places windows.
+    pub windows: &'a mut WindowAllocator,
+    /// RAM that may go back to the host.
+    pub ram: Vec<Ram>,
+    /// What threads of devices do first.
+    pub thread: ThreadStart,
+}
+
+/// A device, and what came with it.
+#[derive(Default)]
+pub struct Made {
+    /// The devices in the order of the bus.
+    pub devices: Vec<Box<dyn Device>>,
+    /// Their windows.
+    pub windows: Vec<Window>,
+    /// The balloon's control.
+    pub balloon: Option<BalloonControl>,
+}
+
+/// Makes all devices.
+///
+/// # Errors
+/// The first one that cannot be made.
+pub fn make(devices: Vec<OpenDevice>, mut workshop: Workshop<'_>) -> Result<Made, MachineError> {
+    let mut made = Made::default();
+    for device in devices {
+        let device = one(device, &mut workshop, &mut made)?;
+        made.devices.push(device);
+    }
+    Ok(made)
+}
+
+fn one(
+    device: OpenDevice,
+    workshop: &mut Workshop<'_>,
+    made: &mut Made,
+) -> Result<Box<dyn Device>, MachineError> {
+    let failed = |what: &str| {
+        let what = what.to_string();
+        move |e: io::Error| MachineError::Device { device: what, reason: e.to_string() }
+    };
+    Ok(match device {
+        OpenDevice::Block { file, serial, readonly } => {
+            let name = format!("disk {serial}");
+            let options = BlockOptions { serial, readonly, limits: Limits::default(), threads: DISK_THREADS };
+            let block = Block::new(file, &options, &workshop.thread)
+                .map_err(|e| MachineError::Device { device: name, reason: e.to_string() })?;
+            Box::new(block)
+        }
+        OpenDevice::Pmem { file, name, size, sharing } => {
+            let window = window::file(workshop.windows, &file, size, sharing)?;
+            let start = window.region.start_addr().raw_value();
+            made.windows.push(window);
+            let flush = if sharing == Sharing::Shared { Flush::File(file) } else { Flush::Nothing };
+            Box::new(Pmem::new(&name, start, size, flush, &workshop.thread).map_err(failed("pmem"))?)
+        }
+        OpenDevice::Rng => Box::new(Rng::new(rng::DEFAULT_LIMITS).map_err(failed("rng"))?),
+        OpenDevice::Balloon => {
+            let ram = workshop.ram.clone();
+            let options = BalloonOptions { ram, reporting: true, deflate_on_oom: true };
+            let (balloon, control) = Balloon::new(options).map_err(failed("balloon"))?;
+            made.balloon = Some(control);
+            Box::new(balloon)
+        }
+        OpenDevice::Console { input, output } => {
+            Box::new(Console::new(input, output, None).map_err(failed("console"))?)
+        }
+        OpenDevice::Net { tap, name, mac } => {
+            let label = format!("net {name}");
+            let options = NetOptions { name, mac, mtu: None, rx: Limits::default(), tx: Limits::default() };
+            Box::new(Net::new(tap, &options).map_err(failed(&label))?)
+        }
+        OpenDevice::Share { root, tag, readonly, dax } => {
+            let name = format!("share {tag}");
+            let failed = |reason: String| MachineError::Device { device: name.clone(), reason };
+            let window = (dax > 0).then(|| dax_window(workshop, made, dax)).transpose()?;
+            let shared = window.as_ref().map(|w| SharedMemory { id: 0, address: w.address, size: w.size });
+            let options = ShareOptions { readonly, window, ..ShareOptions::default() };
+            let server = Share::new(root, options).map_err(|e| failed(e.to_string()))?;
+            let fs = Fs::new(&tag, Arc::new(server), shared, SHARE_THREADS, &workshop.thread);
+            Box::new(fs.map_err(|e| failed(e.to_string()))?)
+        }
+        OpenDevice::Vsock { cid, host } => Box::new(Vsock::new(cid, host).map_err(failed("vsock"))?),
+    })
+}
+
+/// Reserves a window of guest memory for a share.
+fn dax_window(
+    workshop: &mut Workshop<'_>,
+    made: &mut Made,
+    size: u64,
+) -> Result<share::window::Window, MachineError> {
+    let window = window::dax(workshop.windows, size)?;
+    let (address, host) = (window.region.start_addr().raw_value(), window.region.as_ptr());
+    made.windows.push(window);
+    // SAFETY: reserved just now, for this share alone and without access. It becomes part of the machine's memory, which lives as
+    // long as the process; devices reach guest memory by copies only.
+    Ok(unsafe { share::window::Window::new(address, size, host) })
+}

@@ -1,0 +1,261 @@
+//! Opens and checks all files that a machine needs, before anything else exists.
+
+use super::devices::OpenDevice;
+use super::kvm::{self, KvmError};
+use crate::boot;
+use crate::memory::HUGE_PAGE;
+use crate::memory::window::Sharing;
+use crate::virtio::fs::MAX_TAG;
+use crate::virtio::net::tap;
+use crate::virtio::vsock::host::{AgentSocket, HostSide, Sockets};
+use kvm_ioctls::Kvm;
+use machine_spec::{Device, MachineSpec};
+use rustix::fs::{Mode, OFlags};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+/// The first address that a guest may have (vsock(7)).
+pub const GUEST_CID: u64 = 3;
+
+/// A file that is missing or wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be opened.
+    #[error("opening the {what} {}: {source}", path.display())]
+    Open {
+        /// For example `kernel`.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is no kernel.
+    #[error("{}: {source}", path.display())]
+    Kernel {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: boot::BootError,
+    },
+    /// More memory than there is.
+    #[error("the machine wants {wanted} MiB of memory, the host has {host} MiB; give it less")]
+    Memory {
+        /// MiB.
+        wanted: u64,
+        /// MiB.
+        host: u64,
+    },
+    /// An image that was cut.
+    #[error("image {} has {length} bytes, it should have {size}: it is damaged or not the one that was meant", path.display())]
+    Short {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that it should have.
+        size: u64,
+        /// Bytes that it has.
+        length: u64,
+    },
+    /// An image that cannot be mapped with huge pages.
+    #[error("image {} has {size} bytes; a pmem image has a multiple of 2 MiB: `truncate -s %2M FILE` makes it one", path.display())]
+    Odd {
+        /// The file.
+        path: PathBuf,
+        /// Bytes.
+        size: u64,
+    },
+    /// A name that the guest could not mount.
+    #[error("the tag of a share has 1 to {MAX_TAG} bytes, not {0:?}")]
+    Tag(String),
+    /// A window that does not fit huge pages.
+    #[error("a DAX window of {0} bytes; its size is a multiple of 2 MiB")]
+    Window(u64),
+    /// No such interface.
+    #[error("there is no network interface {0:?}; make it with `ip tuntap add dev NAME mode tap vnet_hdr`")]
+    NoTap(String),
+    /// It cannot be used.
+    #[error(transparent)]
+    Tap(#[from] tap::TapError),
+    /// An agent channel without its host end.
+    #[error("the spec has a vsock device for an agent; give its host end with `--agent fd:N`")]
+    NoAgent,
+    /// No KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// A device that this machine does not have.
+    #[error("the spec has a {0}: clear-vmm has no such device")]
+    Unknown(&'static str),
+}
+
+/// Where the console's bytes come from and go to.
+#[derive(Debug)]
+pub struct Console {
+    /// Input, if any.
+    pub input: Option<OwnedFd>,
+    /// Output.
+    pub output: File,
+}
+
+/// Everything that was opened.
+pub struct Files {
+    /// /dev/kvm.
+    pub kvm: Kvm,
+    /// The kernel.
+    pub kernel: File,
+    /// The initial RAM file system.
+    pub initramfs: Option<File>,
+    /// The console, when there is one.
+    pub console: Option<Console>,
+    /// The devices' files.
+    pub devices: Vec<OpenDevice>,
+    /// The signals that end the machine, see [`crate::event_loop::signals::block`].
+    pub signals: OwnedFd,
+}
+
+/// What somebody else has opened.
+#[derive(Debug)]
+pub struct Donated {
+    /// The console, when there is one.
+    pub console: Option<Console>,
+    /// The host's end of the agent channel.
+    pub agent: Option<OwnedFd>,
+    /// Devices that the spec does not know of.
+    pub devices: Vec<OpenDevice>,
+    /// See [`crate::event_loop::signals::block`].
+    pub signals: OwnedFd,
+}
+
+/// Opens the files of `spec`.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn open(spec: &MachineSpec, mut donated: Donated) -> Result<Files, FileError> {
+    let host = host_memory_mib();
+    if spec.memory_mib > host {
+        return Err(FileError::Memory { wanted: spec.memory_mib, host });
+    }
+    let kernel = open_file("kernel", &spec.kernel.path)?;
+    boot::identify(&kernel).map_err(|source| FileError::Kernel { path: spec.kernel.path.clone(), source })?;
+    let initramfs = spec.kernel.initramfs.as_ref().map(|path| open_file("initramfs", path)).transpose()?;
+    let mut devices = Vec::new();
+    for device in &spec.devices {
+        devices.push(open_device(device, &mut donated.agent)?);
+    }
+    devices.append(&mut donated.devices);
+    // Last, so that what the user got wrong is told first.
+    let kvm = kvm::open()?;
+    Ok(Files { kvm, kernel, initramfs, console: donated.console, devices, signals: donated.signals })
+}
+
+fn open_device(device: &Device, agent: &mut Option<OwnedFd>) -> Result<OpenDevice, FileError> {
+    match device {
+        Device::Block { serial, path, readonly } => disk(path, serial, *readonly),
+        Device::Pmem { path, size } => pmem(path, Some(*size), Sharing::ReadOnly),
+        Device::Vsock { agent_port } => {
+            let socket = agent.take().ok_or(FileError::NoAgent)?;
+            let agent = Some(AgentSocket { port: *agent_port, socket: Some(socket) });
+            Ok(OpenDevice::Vsock { cid: GUEST_CID, host: HostSide { agent, sockets: None } })
+        }
+        Device::AgentChannel { .. } => {
+            Err(FileError::Unknown("virtio-serial port; its agent channel is a vsock device"))
+        }
+        Device::Share { tag, path, readonly } => share(path, tag, *readonly, 0),
+    }
+}
+
+/// Opens a disk.
+///
+/// # Errors
+/// When it cannot be opened as asked.
+pub fn disk(path: &Path, serial: &str, readonly: bool) -> Result<OpenDevice, FileError> {
+    let file = open_with("disk", path, !readonly)?;
+    Ok(OpenDevice::Block { file, serial: serial.to_string(), readonly })
+}
+
+/// Opens an image for pmem; without `size`, all of it.
+///
+/// # Errors
+/// When it cannot be opened, or is shorter than it should be.
+pub fn pmem(path: &Path, size: Option<u64>, sharing: Sharing) -> Result<OpenDevice, FileError> {
+    let file = open_with("image", path, sharing == Sharing::Shared)?;
+    let failed = |source| FileError::Open { what: "image", path: path.to_path_buf(), source };
+    let length = file.metadata().map_err(failed)?.len();
+    let size = size.unwrap_or(length);
+    if length < size {
+        return Err(FileError::Short { path: path.to_path_buf(), size, length });
+    }
+    if size == 0 || !size.is_multiple_of(HUGE_PAGE) {
+        return Err(FileError::Odd { path: path.to_path_buf(), size });
+    }
+    Ok(OpenDevice::Pmem { file, name: path.display().to_string(), size, sharing })
+}
+
+/// Opens a directory to share; `dax` bytes of window, a multiple of 2 MiB.
+///
+/// # Errors
+/// When it is no directory, or the tag or the window cannot be.
+pub fn share(path: &Path, tag: &str, readonly: bool, dax: u64) -> Result<OpenDevice, FileError> {
+    if tag.is_empty() || tag.len() > MAX_TAG {
+        return Err(FileError::Tag(tag.to_string()));
+    }
+    if !dax.is_multiple_of(HUGE_PAGE) {
+        return Err(FileError::Window(dax));
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| FileError::Open {
+        what: "shared directory",
+        path: path.to_path_buf(),
+        source: errno.into(),
+    })?;
+    Ok(OpenDevice::Share { root, tag: tag.to_string(), readonly, dax })
+}
+
+/// Opens a tap.
+///
+/// # Errors
+/// When there is none of that name, or it is in use.
+pub fn net(name: &str, mac: [u8; 6]) -> Result<OpenDevice, FileError> {
+    let path = Path::new("/dev/net/tun");
+    if !Path::new("/sys/class/net").join(name).exists() {
+        return Err(FileError::NoTap(name.to_string()));
+    }
+    let tap = tap::attach(open_with("tap driver", path, true)?, name)?;
+    Ok(OpenDevice::Net { tap, name: name.to_string(), mac })
+}
+
+/// Binds the socket at which programs ask for connections to the guest.
+///
+/// # Errors
+/// When it cannot be bound.
+pub fn vsock(path: &Path, cid: u64) -> Result<OpenDevice, FileError> {
+    let failed = |source| FileError::Open { what: "vsock socket", path: path.to_path_buf(), source };
+    let name = path.file_name().ok_or_else(|| failed(io::Error::from(io::ErrorKind::InvalidInput)))?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = OwnedFd::from(File::open(parent).map_err(failed)?);
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    let sockets = Some(Sockets { directory, name: name.to_os_string(), listener });
+    Ok(OpenDevice::Vsock { cid, host: HostSide { agent: None, sockets } })
+}
+
+/// Opens a regular file or a block device for reading.
+fn open_file(what: &'static str, path: &Path) -> Result<File, FileError> {
+    open_with(what, path, false)
+}
+
+fn open_with(what: &'static str, path: &Path, write: bool) -> Result<File, FileError> {
+    let failed = |source| FileError::Open { what, path: path.to_path_buf(), source };
+    let file = OpenOptions::new().read(true).write(write).open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.is_dir() {
+        return Err(failed(io::Error::from(io::ErrorKind::IsADirectory)));
+    }
+    Ok(file)
+}
+
+/// RAM of the host.
+fn host_memory_mib() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit)) >> 20
+}

@@ -1,0 +1,112 @@
+//! Windows: regions of guest memory that are files of the host (pmem images), or into which a device maps files (DAX).
+#![expect(unsafe_code, reason = "maps files over memory that was just reserved")]
+
+use super::{HUGE_PAGE, MemoryError, Window, WindowAllocator, ram};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use vm_memory::MmapRegion;
+
+/// Who sees the guest's writes to a mapped file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Nobody: the guest cannot write.
+    ReadOnly,
+    /// Only this guest: its pages are copied when it writes them, and are gone when it ends.
+    CopyOnWrite,
+    /// Everybody who has the file.
+    Shared,
+}
+
+/// Maps `size` bytes of `file` and places them. The caller has checked that the file is that long.
+///
+/// # Errors
+/// When the host refuses, or there is no room in the guest's address space.
+pub fn file(
+    windows: &mut WindowAllocator,
+    file: &File,
+    size: u64,
+    sharing: Sharing,
+) -> Result<Window, MemoryError> {
+    let failed = |source| MemoryError::Map { what: "a pmem image", size, source };
+    let address = place(windows, size)?;
+    let (protection, flags) = match sharing {
+        Sharing::ReadOnly => (libc::PROT_READ, libc::MAP_SHARED),
+        Sharing::CopyOnWrite => (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_NORESERVE),
+        Sharing::Shared => (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED),
+    };
+    let region = ram::anonymous(size, protection).map_err(failed)?;
+    map_over(&region, file, protection, flags).map_err(failed)?;
+    let region = ram::place(region, address, "pmem image")?;
+    Ok(Window { region, readonly: sharing == Sharing::ReadOnly })
+}
+
+/// Reserves `size` bytes into which a device will map files. Where none is mapped there is no access: a guest that touches it
+/// ends itself, instead of getting memory of the host that nobody counted.
+///
+/// # Errors
+/// As for [`file`].
+pub fn dax(windows: &mut WindowAllocator, size: u64) -> Result<Window, MemoryError> {
+    let failed = |source| MemoryError::Map { what: "a DAX window", size, source };
+    let address = place(windows, size)?;
+    let region = ram::anonymous(size, libc::PROT_NONE).map_err(failed)?;
+    Ok(Window { region: ram::place(region, address, "DAX window")?, readonly: false })
+}
+
+fn place(windows: &mut WindowAllocator, size: u64) -> Result<u64, MemoryError> {
+    let fits = size > 0 && size.is_multiple_of(HUGE_PAGE);
+    windows.place(size).filter(|_| fits).ok_or_else(|| MemoryError::Place {
+        what: "window",
+        address: 0,
+        reason: format!("{size} bytes are no multiple of 2 MiB, or more than the guest can address"),
+    })
+}
+
+fn map_over(region: &MmapRegion, file: &File, protection: i32, flags: i32) -> io::Result<()> {
+    // SAFETY: replaces the whole of a mapping that was just made, and that nobody else knows.
+    let mapped = unsafe {
+        libc::mmap(
+            region.as_ptr().cast(),
+            region.size(),
+            protection,
+            flags | libc::MAP_FIXED,
+            file.as_raw_fd(),
+            0,
+        )
+    };
+    if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+    use vm_memory::{Bytes, GuestMemoryRegion, MemoryRegionAddress};
+
+    #[test]
+    fn who_sees_a_write() {
+        for (sharing, seen) in [(Sharing::CopyOnWrite, b'a'), (Sharing::Shared, b'b')] {
+            let image = tempfile::tempfile().unwrap();
+            image.set_len(HUGE_PAGE).unwrap();
+            image.write_all_at(b"a", 0).unwrap();
+            let window = file(&mut WindowAllocator::new(64 << 20), &image, HUGE_PAGE, sharing).unwrap();
+            assert_eq!(window.region.read_obj::<u8>(MemoryRegionAddress(0)).unwrap(), b'a');
+            window.region.write_obj(b'b', MemoryRegionAddress(0)).unwrap();
+            let mut byte = [0];
+            image.read_exact_at(&mut byte, 0).unwrap();
+            assert_eq!(byte[0], seen);
+            assert_eq!(window.region.len(), HUGE_PAGE);
+        }
+    }
+
+    #[test]
+    fn odd_sizes_are_refused() {
+        let image = tempfile::tempfile().unwrap();
+        for size in [0, 4096, HUGE_PAGE + 1] {
+            assert!(
+                file(&mut WindowAllocator::new(64 << 20), &image, size, Sharing::ReadOnly).is_err(),
+                "{size}"
+            );
+        }
+    }
+}
