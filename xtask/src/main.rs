@@ -3,6 +3,7 @@
 mod bench;
 mod ci;
 mod fuzz;
+mod lab;
 mod man;
 mod tidy;
 mod tree;
@@ -29,26 +30,32 @@ enum Task {
     Bench(bench::Arguments),
     #[command(about = fuzz::ABOUT, long_about = fuzz::HELP)]
     Fuzz(fuzz::Arguments),
+    /// Run a command where /dev/kvm works: here, or on an emulated machine.
+    #[command(long_about = lab::HELP)]
+    Lab(lab::Arguments),
+    /// PID 1 of the lab.
+    #[command(name = lab::init::COMMAND, hide = true)]
+    LabInit,
     /// Write the man pages from the programs' own help.
     Man(man::Arguments),
 }
 
 fn main() -> ExitCode {
     let root = workspace_root();
-    let result = match Arguments::parse().task {
-        Task::Tidy => tidy::run(&root),
-        Task::Ci(arguments) => ci::run(&root, &arguments),
-        Task::Bench(arguments) => bench::run(&root, &arguments),
-        Task::Fuzz(arguments) => fuzz::run(&root, &arguments),
-        Task::Man(arguments) => man::run(&root, &arguments),
+    let success = |()| ExitCode::SUCCESS;
+    let (result, failed) = match Arguments::parse().task {
+        Task::Tidy => (tidy::run(&root).map(success), 1),
+        Task::Ci(arguments) => (ci::run(&root, &arguments).map(success), 1),
+        Task::Bench(arguments) => (bench::run(&root, &arguments).map(success), 1),
+        Task::Fuzz(arguments) => (fuzz::run(&root, &arguments).map(success), 1),
+        Task::Lab(arguments) => (lab::run(&root, &arguments), lab::FAILED),
+        Task::LabInit => (lab::init::run(), 1),
+        Task::Man(arguments) => (man::run(&root, &arguments).map(success), 1),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("xtask: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    result.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::from(failed)
+    })
 }
 
 /// The checkout that cargo runs this program for. Where it was built is no answer when two checkouts share a target directory.

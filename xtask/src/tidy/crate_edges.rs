@@ -19,7 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("vm_tests", &[]),
     ("conformance", &[]),
     ("benches", &[]),
-    ("xtask", &[]),
+    ("xtask", &["host_check"]),
 ];
 
 const SECTIONS: [&str; 3] = ["dependencies", "dev-dependencies", "build-dependencies"];

@@ -25,7 +25,7 @@ use std::process::ExitCode;
 ///
 ///     [kernel]
 ///     source = "source"            # or "debian"
-///     profile = "container"        # with "source": core, container or devices
+///     profile = "container"        # with "source": core, container, devices or lab-host
 ///     options = ["CONFIG_CAN=y"]   # with "source"
 ///     modules = ["xfs"]            # with "debian": loaded at boot, besides ours
 ///     [[files]]

@@ -91,6 +91,7 @@ pub fn features(text: &str) -> Features {
         virtio_mmio: built_in(&["CONFIG_VIRTIO_MMIO", "CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES"]),
         block_root: erofs && built_in(&["CONFIG_VIRTIO_BLK"]),
         dax_root: erofs && pmem && built_in(&["CONFIG_FS_DAX"]),
+        clear: built_in(&["CONFIG_VIRTIO_PCI", "CONFIG_VIRTIO_VSOCKETS", "CONFIG_VIRTIO_FS"]),
     }
 }
 
@@ -125,9 +126,9 @@ mod tests {
 
     #[test]
     fn our_fragments_are_well_formed_and_give_all_features() {
-        for profile in [Profile::Core, Profile::Container, Profile::Devices] {
+        for profile in [Profile::Core, Profile::Container, Profile::Devices, Profile::LabHost] {
             let text = fragment(profile, &[]).unwrap().text();
-            let all = Features { virtio_mmio: true, block_root: true, dax_root: true };
+            let all = Features { virtio_mmio: true, block_root: true, dax_root: true, clear: true };
             assert_eq!(features(&text), all, "{profile:?}");
         }
     }

@@ -40,6 +40,8 @@ pub enum Profile {
     Container,
     /// `container`, and drivers for hardware that is passed through
     Devices,
+    /// `core`, and what a host of such machines needs: the kernel of `cargo xtask lab`
+    LabHost,
 }
 
 impl Profile {
@@ -49,6 +51,7 @@ impl Profile {
             Profile::Core => "core",
             Profile::Container => "container",
             Profile::Devices => "devices",
+            Profile::LabHost => "lab-host",
         }
     }
 
@@ -58,6 +61,7 @@ impl Profile {
             Profile::Core => 1900,
             Profile::Container => 3350,
             Profile::Devices => 4300,
+            Profile::LabHost => 2500,
         }
     }
 }
@@ -69,11 +73,14 @@ impl Profile {
 pub fn fragment(profile: Profile, options: &[String]) -> Result<Fragment, ConfigError> {
     let mut fragment = Fragment::default();
     fragment.add("core.config", include_str!("../../kernel/core.config"))?;
-    if profile != Profile::Core {
+    if matches!(profile, Profile::Container | Profile::Devices) {
         fragment.add("container.config", include_str!("../../kernel/container.config"))?;
     }
     if profile == Profile::Devices {
         fragment.add("devices.config", include_str!("../../kernel/devices.config"))?;
+    }
+    if profile == Profile::LabHost {
+        fragment.add("lab-host.config", include_str!("../../kernel/lab-host.config"))?;
     }
     fragment.add("kernel options of the manifest", &options.join("\n"))?;
     Ok(fragment)
