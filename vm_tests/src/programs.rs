@@ -13,6 +13,9 @@ pub struct Programs {
     pub store: PathBuf,
     /// Name of the mini-OS that tests boot.
     pub mini_os: String,
+    /// What every configuration gets below `[machine]`, unless the test says otherwise: `CLEAR_TEST_MACHINE`, for example
+    /// `backend=qemu,chassis=q35`.
+    pub machine: Vec<(String, String)>,
 }
 
 impl Programs {
@@ -72,7 +75,15 @@ fn find() -> Result<Programs, String> {
     if !exists(&mini_os) {
         return Err(format!("there is no mini-OS {mini_os:?} in {}: clear-mini-os build", store.display()));
     }
-    Ok(Programs { directory, store, mini_os })
+    let machine = std::env::var("CLEAR_TEST_MACHINE").unwrap_or_default();
+    let pair = |text: &str| {
+        let (key, value) = text.split_once('=')?;
+        Some((key.to_owned(), value.to_owned()))
+    };
+    let machine = machine.split(',').filter(|text| !text.is_empty()).map(|text| {
+        pair(text).ok_or_else(|| format!("CLEAR_TEST_MACHINE: {text:?} has not the form key=value"))
+    });
+    Ok(Programs { directory, store, mini_os, machine: machine.collect::<Result<_, _>>()? })
 }
 
 /// `CLEAR_TEST_PROGRAMS`, else the release directory beside the one that this test was built into.

@@ -66,6 +66,7 @@ impl Sandbox {
     /// # Panics
     /// When it cannot be written.
     pub fn configure(&self, text: &str) {
+        let text = with_machine(text, &Programs::get().machine);
         fs::write(self.path().join("configuration.toml"), text).expect("writing the configuration");
     }
 
@@ -181,5 +182,22 @@ impl Drop for Sandbox {
         } else {
             assert!(left.is_empty(), "left on the host:\n{left}");
         }
+    }
+}
+
+/// Adds `machine` to a configuration that can be read and does not have it; one that is meant to be wrong stays as it is.
+fn with_machine(text: &str, machine: &[(String, String)]) -> String {
+    let parsed: Result<toml::Table, _> = text.parse();
+    match parsed {
+        Ok(mut table) if !machine.is_empty() => {
+            let section = table.entry("machine").or_insert_with(|| toml::Table::new().into());
+            if let Some(section) = section.as_table_mut() {
+                for (key, value) in machine {
+                    section.entry(key).or_insert_with(|| value.as_str().into());
+                }
+            }
+            table.to_string()
+        }
+        _ => text.to_owned(),
     }
 }

@@ -30,14 +30,16 @@ use std::process::ExitCode;
 const HELP: &str = "\
 clear-agent: PID 1 of a Clear Containers guest
 
-It is started by the guest's kernel (init=/init) and talks to the host over the virtio-serial port clear.agent.
+It is started by the guest's kernel (init=/init) and talks to the host over the virtio-serial port clear.agent,
+or over vsock.
 Elsewhere it does nothing.
 
   --version   print the version and end
   --help      print this text and end
 
 Kernel parameters:
-  clear.debug   say more in the kernel's log";
+  clear.debug       say more in the kernel's log
+  clear.vsock=PORT  call the host at this vsock port, not over the virtio-serial port";
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {

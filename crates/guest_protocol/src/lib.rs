@@ -2,13 +2,12 @@
 //!
 //! ```text
 //!   keeper (host)                                            clear-agent (guest, PID 1)
-//!   Mux ◄── bytes of one channel (virtio-serial) ──► Mux     [mux]: many streams over one channel
+//!   Mux ◄── bytes of one channel (virtio-serial, vsock) ► Mux [mux]: many streams over one channel
 //!     control stream: frames ◄────────────────────► frames   [frame]: length-prefixed, bounded
 //!         Request ──►            ◄── Hello, Reply, Event     [message]
 //!     stdio streams: raw bytes, half-close = end of file
 //! ```
 //!
-//! With a carrier that has streams of its own (vsock) the multiplexer is left out; frames and messages stay the same.
 //! Everything here is without I/O: callers move the bytes.
 //!
 //! The agent trusts the host. The host trusts no byte of the guest: every length is bounded here, and no
@@ -23,6 +22,12 @@ pub const VERSION: u32 = 1;
 
 /// Name of the virtio-serial port that carries the [`mux`].
 pub const CHANNEL_NAME: &str = "clear.agent";
+
+/// vsock port of the host (CID 2) that carries the [`mux`] where there is vsock instead of a virtio-serial port.
+pub const VSOCK_PORT: u32 = 1024;
+
+/// Kernel parameter that tells the agent to call the host by vsock, with the port: `clear.vsock=1024`.
+pub const VSOCK_PARAMETER: &str = "clear.vsock";
 
 /// Stream port of the control stream. The agent opens it first, once it is ready.
 pub const CONTROL_PORT: u32 = 1;

@@ -19,6 +19,9 @@ pub struct HostFacts {
     pub kvm: Kvm,
     /// The QEMU found, if any.
     pub qemu: Option<Qemu>,
+    /// The clear-vmm found, if any.
+    #[serde(default)]
+    pub clear_vmm: Option<PathBuf>,
     /// How control groups are mounted.
     pub cgroups: Cgroups,
 }

@@ -19,6 +19,8 @@ const PROBE_RECORD: &str = "/run/clear-containers/kvm-probe.json";
 pub struct Root {
     base: PathBuf,
     search_path: OsString,
+    /// Directory of the running program, when this is its host.
+    own_directory: Option<PathBuf>,
     arch: String,
     keep_probe: bool,
 }
@@ -30,6 +32,9 @@ impl Root {
         Self {
             base: PathBuf::from("/"),
             search_path: std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_SEARCH_PATH.into()),
+            own_directory: std::env::current_exe()
+                .ok()
+                .and_then(|program| program.parent().map(Path::to_owned)),
             arch: std::env::consts::ARCH.to_owned(),
             keep_probe: true,
         }
@@ -38,7 +43,8 @@ impl Root {
     /// A host whose files are below `base`, with the default search path and this program's architecture.
     #[must_use]
     pub fn at(base: &Path) -> Self {
-        Self { base: base.to_owned(), search_path: DEFAULT_SEARCH_PATH.into(), ..Self::host() }
+        let search_path = DEFAULT_SEARCH_PATH.into();
+        Self { base: base.to_owned(), search_path, own_directory: None, ..Self::host() }
     }
 
     /// The same host, on another CPU architecture (GNU name).
@@ -97,15 +103,24 @@ impl Root {
         text.lines().find_map(|line| line.strip_prefix(key)).map(|rest| rest.trim().to_owned())
     }
 
+    /// Finds a program that was installed together with the running one, in the same directory.
+    pub(crate) fn companion(&self, name: &str) -> Option<PathBuf> {
+        self.own_directory.as_ref().map(|directory| directory.join(name)).filter(|path| is_program(path))
+    }
+
     /// Finds an executable file in the search path. Entries that are not absolute are left out: what is run
     /// must not depend on the directory a caller happens to be in.
     pub(crate) fn program(&self, name: &str) -> Option<PathBuf> {
-        use std::os::unix::fs::PermissionsExt;
         std::env::split_paths(&self.search_path)
             .filter(|directory| directory.is_absolute())
             .map(|directory| self.path(directory).join(name))
-            .find(|path| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0))
+            .find(|path| is_program(path))
     }
+}
+
+fn is_program(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]

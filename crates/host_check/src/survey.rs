@@ -17,6 +17,7 @@ pub fn survey(root: &Root) -> HostFacts {
         memory_available_mib: mebibytes(&meminfo, "MemAvailable:"),
         kvm: kvm(root),
         qemu: qemu::find(root),
+        clear_vmm: root.companion("clear-vmm").or_else(|| root.program("clear-vmm")),
         cgroups: cgroups::layout(&mounts::read(root)),
     }
 }

@@ -3,13 +3,15 @@
 //! ```text
 //!   MachineSpec ─► Vmm::boot(spec, fds) ─► one process ─► Box<dyn Machine>
 //!                    │                                      ├ pid, exit_fd, wait, kill
-//!                    └ qemu/                                ├ take_link: the host's end of the agent channel
+//!                    └ builtin/, qemu/                      ├ take_link: the host's end of the agent channel
 //!                                                           └ pause(): optional powers are accessors
 //! ```
 //!
 //! The process boundary is the seam: this crate spawns programs and never links a VMM. Nothing the guest can write
 //! reaches a decision here.
 
+pub mod builtin;
+mod process;
 pub mod qemu;
 mod spawn;
 
@@ -99,6 +101,14 @@ pub enum BootError {
     /// The spec is no machine.
     #[error("starting the machine: {0}")]
     Spec(#[from] machine_spec::SpecError),
+    /// The spec has something that this program does not have.
+    #[error("starting the machine: {vmm} cannot give it {what}")]
+    Unsupported {
+        /// [`Vmm::name`].
+        vmm: &'static str,
+        /// For example `a vsock device`.
+        what: &'static str,
+    },
     /// A file of the spec is missing or unreadable.
     #[error("opening the machine's {what} {}: {source}", path.display())]
     File {

@@ -16,6 +16,7 @@ fn facts() -> HostFacts {
         memory_total_mib: 8000,
         memory_available_mib: 6000,
         kvm: Kvm::Unusable("the probe guest did not run".into()),
+        clear_vmm: None,
         qemu: Some(Qemu { path: "/usr/bin/qemu-system-x86_64".into(), version: (10, 0) }),
         cgroups: Cgroups::V2("/sys/fs/cgroup".into()),
     }

@@ -191,8 +191,11 @@ fn a_kernel_that_is_missing_or_has_a_wrong_hash_is_refused() {
         (format!("[mini_os]\nname = {name:?}\nkernel_sha256 = \"{}\"\n", "0".repeat(64)), "hash"),
         (format!("[mini_os]\nname = {name:?}\nkernel = \"/no/such/vmlinux\"\n"), "/no/such/vmlinux"),
         (format!("[mini_os]\nname = {name:?}\nimage = \"/no/such/image\"\n"), "/no/such/image"),
-        (format!("[mini_os]\nname = {name:?}\n[machine]\nqemu = \"/no/such/qemu\"\n"), "/no/such/qemu"),
-        (format!("[mini_os]\nname = {name:?}\n[machine]\nqemu = \"/bin/false\"\n"), ""),
+        (
+            format!("[mini_os]\nname = {name:?}\n[machine]\nbackend = \"qemu\"\nqemu = \"/no/such/qemu\"\n"),
+            "/no/such/qemu",
+        ),
+        (format!("[mini_os]\nname = {name:?}\n[machine]\nbackend = \"qemu\"\nqemu = \"/bin/false\"\n"), ""),
         (
             format!(
                 "[mini_os]\nname = {name:?}\nkernel = \"/etc/passwd\"\nkernel_features = [\"virtio-mmio\"]\n"

@@ -140,6 +140,12 @@ pub fn kernel_parameter(word: &str) -> bool {
     std::fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.split_whitespace().any(|w| w == word))
 }
 
+/// The value of a kernel parameter `name=value`.
+pub fn kernel_parameter_value(name: &str) -> Option<String> {
+    let line = std::fs::read_to_string("/proc/cmdline").ok()?;
+    line.split_whitespace().find_map(|word| Some(word.strip_prefix(name)?.strip_prefix('=')?.to_owned()))
+}
+
 /// Unmounts the disks, best effort, so that the next machine finds them clean.
 pub fn unmount_disks() {
     let Ok(mounts) = std::fs::read_to_string("/proc/self/mounts") else { return };

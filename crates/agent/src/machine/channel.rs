@@ -1,10 +1,13 @@
-//! Finds the virtio-serial port to the host.
+//! Finds the way to the host: a virtio-serial port, or vsock when the kernel's command line says so.
 
-use crate::error::{Doing, Result, failed};
-use guest_protocol::CHANNEL_NAME;
+use super::boot::kernel_parameter_value;
+use crate::error::{Doing, Result, failed, invalid};
+use crate::sys;
+use guest_protocol::{CHANNEL_NAME, VSOCK_PARAMETER};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -13,11 +16,28 @@ const PORTS: &str = "/sys/class/virtio-ports";
 /// How long the port may take to appear, and the host to connect.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Opens the port named [`CHANNEL_NAME`], non-blocking, once the host is connected to it.
+/// Opens the channel to the host, non-blocking, once the host is connected to it.
 ///
 /// # Errors
-/// When there is no such port, or no host, in time.
+/// When there is no such way, or no host, in time.
 pub fn open() -> Result<OwnedFd> {
+    match kernel_parameter_value(VSOCK_PARAMETER) {
+        Some(port) => {
+            let port = port.parse().map_err(|_| invalid(format!("{VSOCK_PARAMETER}={port} is no port")))?;
+            vsock(port)
+        }
+        None => serial_port(),
+    }
+}
+
+/// The driver may still be probing, and refuses until it has found its device.
+fn vsock(port: u32) -> Result<OwnedFd> {
+    let mut last = Errno::NODEV;
+    let connected = wait_for(|| sys::connect_to_host(port).inspect_err(|e| last = *e).ok());
+    connected.ok_or(last).doing(|| format!("call the host at vsock port {port}"))
+}
+
+fn serial_port() -> Result<OwnedFd> {
     let device = wait_for(find).ok_or_else(|| {
         failed(format!(
             "no virtio-serial port named {CHANNEL_NAME} within {} s; give the machine one and its driver",
@@ -75,5 +95,5 @@ pub fn kernel_release() -> String {
 /// # Errors
 /// When it does not appear in time.
 pub fn wait_for_device(what: &str, ask: impl FnMut() -> Option<PathBuf>) -> Result<PathBuf> {
-    wait_for(ask).ok_or(rustix::io::Errno::NODEV).doing(|| format!("wait for {what}"))
+    wait_for(ask).ok_or(Errno::NODEV).doing(|| format!("wait for {what}"))
 }

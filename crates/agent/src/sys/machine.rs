@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "system calls without a safe wrapper")]
 
 use super::{Result, check};
-use rustix::fd::{AsRawFd, BorrowedFd};
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// mount_setattr(2) on the mount of `fd` itself, or with all mounts below it.
 ///
@@ -64,6 +64,30 @@ pub fn interface_up(socket: BorrowedFd<'_>, name: &str) -> Result<()> {
     unsafe { request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short };
     // SAFETY: as above.
     check(libc::c_long::from(unsafe { libc::ioctl(fd, libc::SIOCSIFFLAGS as _, &raw mut request) })).map(drop)
+}
+
+/// Connects to a vsock port of the host (vsock(7)); the connection is non-blocking from then on.
+///
+/// # Errors
+/// Those of socket(2) and connect(2): ENODEV as long as there is no device.
+pub fn connect_to_host(port: u32) -> Result<OwnedFd> {
+    // SAFETY: plain numbers.
+    let socket = unsafe { libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    let socket = check(libc::c_long::from(socket))? as RawFd;
+    // SAFETY: the kernel has just made it for us.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: all-zero is a valid value of this plain structure.
+    let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
+    address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
+    address.svm_cid = libc::VMADDR_CID_HOST;
+    address.svm_port = port;
+    let size = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the address is a struct sockaddr_vm of that size.
+    check(libc::c_long::from(unsafe {
+        libc::connect(socket.as_raw_fd(), (&raw const address).cast(), size)
+    }))?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    Ok(socket)
 }
 
 /// Gives memory of more than 64 KiB back to the kernel when it is freed, whatever was freed before.

@@ -11,7 +11,7 @@ mod signals;
 
 pub use bpf::{BpfInstruction, bpf_attach_device_filter, bpf_load_device_filter};
 pub use limits::{set_io_priority, set_limit, set_personality, set_scheduler};
-pub use machine::{MountAttr, add_entropy, interface_up, keep_heap_small, mount_setattr};
+pub use machine::{MountAttr, add_entropy, connect_to_host, interface_up, keep_heap_small, mount_setattr};
 pub use process::{
     Cloned, Image, clone_process, close_all_except, exit_now, put_at, set_namespaces, unshare,
 };

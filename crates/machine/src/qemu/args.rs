@@ -65,7 +65,8 @@ fn board(spec: &MachineSpec) -> String {
                 "microvm,acpi=off,rtc={clocks},pit={clocks},pic={clocks},isa-serial={console},auto-kernel-cmdline=on"
             )
         }
-        Chassis::Q35 => "q35,usb=off,sata=off,smbus=off,vmport=off,hpet=off".to_string(),
+        // Refused before it comes here; its devices are PCI's too.
+        Chassis::Clear | Chassis::Q35 => "q35,usb=off,sata=off,smbus=off,vmport=off,hpet=off".to_string(),
     }
 }
 
@@ -101,6 +102,8 @@ impl Args {
                 self.add("-chardev", format!("socket,id=link,fd={}", fds.link));
                 self.add("-device", format!("virtserialport,chardev=link,name={}", escape(port)));
             }
+            // Refused before it comes here.
+            Device::Vsock { .. } => {}
             Device::Block { serial, path, readonly } => {
                 let ro = if *readonly { ",read-only=on" } else { "" };
                 let path = escape(&path.display().to_string());

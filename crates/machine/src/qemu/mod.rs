@@ -8,14 +8,11 @@
 pub mod args;
 mod qmp;
 
-use crate::{BootError, DonatedFds, ExitReason, LinkEndpoint, Machine, Pause, Vmm, spawn};
-use machine_spec::{Device, MachineSpec};
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use std::fs::File;
+use crate::process::VmmProcess;
+use crate::{BootError, DonatedFds, ExitReason, LinkEndpoint, Machine, Pause, Vmm, process, spawn};
+use machine_spec::{Chassis, Device, MachineSpec};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::path::PathBuf;
 
 /// A QEMU program for the guest's architecture.
 #[derive(Debug, Clone)]
@@ -37,9 +34,10 @@ impl Vmm for Qemu {
 
     fn boot(&self, spec: &MachineSpec, fds: DonatedFds) -> Result<Box<dyn Machine>, BootError> {
         spec.validate()?;
-        check_files(spec)?;
-        let (link, vmm_link) = socket_pair()?;
-        let (monitor, vmm_monitor) = socket_pair()?;
+        only_its_devices(spec)?;
+        process::check_files(spec)?;
+        let (link, vmm_link) = process::socket_pair()?;
+        let (monitor, vmm_monitor) = process::socket_pair()?;
         let numbers = args::FdNumbers {
             link: vmm_link.as_raw_fd(),
             monitor: vmm_monitor.as_raw_fd(),
@@ -52,53 +50,34 @@ impl Vmm for Qemu {
         let shares = spec.devices.iter().any(|d| matches!(d, Device::Share { .. }));
         let child = spawn::spawn(&self.program, &args::args(spec, numbers), &donated, fds.log, shares)
             .map_err(|source| BootError::Spawn { program: self.program.clone(), source })?;
-        let pid = rustix::process::Pid::from_child(&child);
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| BootError::Channel(e.into()))?;
-        Ok(Box::new(QemuMachine { child, pidfd, link: Some(link), monitor: qmp::Monitor::new(monitor) }))
+        let process = VmmProcess::new(child)?;
+        Ok(Box::new(QemuMachine { process, link: Some(link), monitor: qmp::Monitor::new(monitor) }))
     }
 }
 
-/// QEMU's own words about a missing file come late and name its options; find it first.
-fn check_files(spec: &MachineSpec) -> Result<(), BootError> {
-    let readable = |what, path: &Path| match File::open(path) {
-        Ok(_) => Ok(()),
-        Err(source) => Err(BootError::File { what, path: path.to_path_buf(), source }),
-    };
-    readable("kernel", &spec.kernel.path)?;
-    if let Some(path) = &spec.kernel.initramfs {
-        readable("initramfs", path)?;
+fn only_its_devices(spec: &MachineSpec) -> Result<(), BootError> {
+    if spec.chassis == Chassis::Clear {
+        return Err(BootError::Unsupported { vmm: "qemu", what: "chassis clear" });
     }
-    for device in &spec.devices {
-        match device {
-            Device::Block { path, .. } => readable("disk", path)?,
-            Device::Pmem { path, .. } => readable("image", path)?,
-            Device::Share { path, .. } => readable("shared directory", path)?,
-            Device::AgentChannel { .. } => {}
-        }
+    if spec.devices.iter().any(|device| matches!(device, Device::Vsock { .. })) {
+        return Err(BootError::Unsupported { vmm: "qemu", what: "a vsock device" });
     }
     Ok(())
 }
 
-fn socket_pair() -> Result<(OwnedFd, OwnedFd), BootError> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-    socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-        .map_err(|e| BootError::Channel(e.into()))
-}
-
 struct QemuMachine {
-    child: Child,
-    pidfd: OwnedFd,
+    process: VmmProcess,
     link: Option<OwnedFd>,
     monitor: qmp::Monitor,
 }
 
 impl Machine for QemuMachine {
     fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.pid()
     }
 
     fn exit_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        self.process.exit_fd()
     }
 
     fn take_link(&mut self) -> Option<LinkEndpoint> {
@@ -106,29 +85,14 @@ impl Machine for QemuMachine {
     }
 
     fn wait(&mut self) -> ExitReason {
-        match self.child.wait() {
-            Ok(status) => match status.code() {
-                Some(code) => ExitReason::Exited(code),
-                None => ExitReason::Signaled(status.signal().unwrap_or(0)),
-            },
-            // Only ECHILD can happen: somebody else reaped it, so how it ended is not known.
-            Err(_) => ExitReason::Signaled(0),
-        }
+        self.process.wait()
     }
 
     fn kill(&mut self) {
-        // Fails only when it has ended, which is what is wanted.
-        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        self.process.kill();
     }
 
     fn pause(&mut self) -> Option<&mut dyn Pause> {
         Some(&mut self.monitor)
-    }
-}
-
-impl Drop for QemuMachine {
-    fn drop(&mut self) {
-        self.kill();
-        let _ = self.child.wait();
     }
 }

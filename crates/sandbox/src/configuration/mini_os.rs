@@ -30,6 +30,7 @@ impl Configuration {
                 virtio_mmio: has(KernelFeature::VirtioMmio),
                 block_root: has(KernelFeature::BlockRoot),
                 dax_root: has(KernelFeature::DaxRoot),
+                clear: has(KernelFeature::Clear),
             };
         }
         check_pin("mini_os.kernel_sha256", &result.kernel, &choice.kernel_sha256)?;
@@ -72,7 +73,7 @@ mod tests {
             kernel: file("vmlinux"),
             initramfs: Some(file("initramfs.cpio")),
             image: Some(file("image.erofs")),
-            features: Features { virtio_mmio: true, block_root: true, dax_root: true },
+            features: Features { virtio_mmio: true, block_root: true, dax_root: true, clear: true },
         }
     }
 
@@ -85,7 +86,10 @@ mod tests {
         c.mini_os.kernel_features = vec![KernelFeature::BlockRoot];
         let mine = c.mini_os(base(), |_| Ok(7)).unwrap();
         assert_eq!(mine.kernel, File { path: "/k".into(), sha256: String::new(), size: 7 });
-        assert_eq!(mine.features, Features { virtio_mmio: false, block_root: true, dax_root: false });
+        assert_eq!(
+            mine.features,
+            Features { virtio_mmio: false, block_root: true, dax_root: false, clear: false }
+        );
         assert_eq!((mine.initramfs, mine.image.unwrap().path), (None, "/i".into()));
         let missing = c.mini_os(base(), |_| Err(std::io::ErrorKind::NotFound.into())).unwrap_err();
         assert!(missing.to_string().starts_with("mini_os.kernel = \"/k\": "));

@@ -62,6 +62,7 @@ pub struct Machine {
     pub memory_overhead_mib: u64,
     pub vmm_overhead_mib: u64,
     pub qemu: PathBuf,
+    pub clear_vmm: PathBuf,
     pub boot_timeout_s: u32,
     pub console: bool,
 }
@@ -78,6 +79,7 @@ impl Default for Machine {
             memory_overhead_mib: 128,
             vmm_overhead_mib: 256,
             qemu: PathBuf::new(),
+            clear_vmm: PathBuf::new(),
             boot_timeout_s: 30,
             console: true,
         }
@@ -91,6 +93,7 @@ impl Default for Machine {
 pub enum Backend {
     #[default]
     Auto,
+    ClearVmm,
     Qemu,
 }
 
@@ -152,6 +155,7 @@ pub enum KernelFeature {
     VirtioMmio,
     BlockRoot,
     DaxRoot,
+    Clear,
 }
 
 /// `[runtime]`

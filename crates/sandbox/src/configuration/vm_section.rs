@@ -2,7 +2,7 @@
 //!
 //! Engines never write it from their users' wishes, so unlike annotations it may name paths.
 
-use super::{Configuration, ConfigurationError, Origin};
+use super::{Backend, Configuration, ConfigurationError, Origin};
 use crate::bundle::Bundle;
 use std::path::{Path, PathBuf};
 
@@ -14,9 +14,19 @@ pub(super) fn apply(configuration: &mut Configuration, bundle: &Bundle) -> Resul
                 let why = "parameters cannot be passed to the hypervisor: the plan owns its command line; remove them";
                 return Err(refused("vm.hypervisor.parameters", why));
             }
-            set_path(configuration, hypervisor.path(), "machine.qemu", "vm.hypervisor.path", |c| {
-                &mut c.machine.qemu
-            })?;
+            let path = hypervisor.path();
+            let ours = path.file_name().is_some_and(|name| name == "clear-vmm");
+            if ours {
+                set_path(configuration, path, "machine.clear_vmm", "vm.hypervisor.path", |c| {
+                    &mut c.machine.clear_vmm
+                })?;
+            } else {
+                set_path(configuration, path, "machine.qemu", "vm.hypervisor.path", |c| &mut c.machine.qemu)?;
+            }
+            if !path.as_os_str().is_empty() {
+                configuration.machine.backend = if ours { Backend::ClearVmm } else { Backend::Qemu };
+                note(configuration, "machine.backend", "vm.hypervisor.path");
+            }
         }
         let kernel = vm.kernel();
         set_path(configuration, kernel.path(), "mini_os.kernel", "vm.kernel.path", |c| {
@@ -100,6 +110,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!((c.machine.qemu.to_str(), c.mini_os.kernel.to_str()), (Some("/q"), Some("/k")));
+        assert_eq!(c.machine.backend, Backend::Qemu);
         assert_eq!((c.mini_os.initramfs.to_str(), c.mini_os.image.to_str()), (Some("/i"), Some("/m")));
         assert_eq!((c.container.vcpus, c.container.memory_mib), (Some(2), Some(1025)));
         assert_eq!(c.container.kernel_parameters, ["a=1"]);

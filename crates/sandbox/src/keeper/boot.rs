@@ -14,8 +14,10 @@ use crate::state::StateDir;
 use crate::terminal;
 use guest_protocol::message::{INIT_PROCESS, TerminalSize};
 use host_check::facts::Cgroups;
+use machine::builtin::ClearVmm;
 use machine::qemu::Qemu;
 use machine::{DonatedFds, LinkEndpoint, Vmm};
+use machine_spec::Chassis;
 use rustix::fs::{Mode, OFlags};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -64,8 +66,8 @@ fn try_boot(
         }
     };
     let cgroups = host_check::survey(&host_check::Root::host()).cgroups;
-    let qemu = Qemu::new(&plan.vmm_program);
-    let mut state = new_state(&plan, qemu.name());
+    let vmm = vmm(&plan);
+    let mut state = new_state(&plan, vmm.name());
     write_state(dir, &state).map_err(plain)?;
     host_steps(dir, &mut plan, &cgroups).map_err(plain)?;
     timeline.stamp("host steps");
@@ -77,7 +79,7 @@ fn try_boot(
         .and_then(|(_open, path)| Control::listen(&path))
         .map_err(Failed::while_("opening the keeper's socket"))
         .map_err(plain)?;
-    let booted = qemu.boot(&plan.machine, DonatedFds { console: console_vmm.into(), log: log_vmm.into() });
+    let booted = vmm.boot(&plan.machine, DonatedFds { console: console_vmm.into(), log: log_vmm.into() });
     let mut machine = match booted {
         Ok(machine) => machine,
         Err(e) => {
@@ -131,6 +133,13 @@ fn try_boot(
         paused: false,
         patience: None,
     })
+}
+
+fn vmm(plan: &SandboxPlan) -> Box<dyn Vmm> {
+    match plan.machine.chassis {
+        Chassis::Clear => Box::new(ClearVmm::new(&plan.vmm_program)),
+        Chassis::Microvm | Chassis::Q35 => Box::new(Qemu::new(&plan.vmm_program)),
+    }
 }
 
 /// Namespaces, control group and stage, in the plan's order.

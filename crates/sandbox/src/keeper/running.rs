@@ -594,12 +594,13 @@ impl Keeper {
         };
         let words = self.console_tail.last_words();
         let message = match (reason, self.log_tail.last_words(), words) {
+            // The kernel knows more about its end than the VMM.
+            (_, _, Some(words)) if words.contains("Kernel panic") => {
+                format!("the guest's kernel gave up: {words}")
+            }
             (_, Some(log), _) => format!("the virtual machine failed: {log}"),
             (machine::ExitReason::Signaled(signal), _, _) => {
                 format!("the virtual machine was killed by signal {signal}")
-            }
-            (_, _, Some(words)) if words.contains("Kernel panic") => {
-                format!("the guest's kernel gave up: {words}")
             }
             (_, _, Some(words)) => format!("the guest has reset itself; its last words: {words}"),
             (_, _, None) => "the guest has reset itself without a word".to_string(),

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!   accelerator  configured, else KVM if it works, else emulation with a warning
-//!   board        microvm if the kernel finds virtio-mmio devices by its command line, else q35
-//!   root         pmem (q35, kernel with DAX) ─ disk (microvm) ─ initramfs
+//!   backend      configured, else clear-vmm if KVM works and the kernel has its devices, else QEMU
+//!   board        clear-vmm's; of QEMU: microvm if the kernel finds virtio-mmio devices by its command line, else q35
+//!   root         pmem (all but microvm, kernel with DAX) ─ disk ─ initramfs
 //! ```
 
 use super::size::Size;
 use super::{Inputs, Piece, PlanError, SHARE_TAG};
-use crate::configuration::{AcceleratorChoice, ChassisChoice};
+use crate::configuration::{AcceleratorChoice, Backend, ChassisChoice};
 use host_check::facts::Kvm;
 use machine_spec::mini_os::{File, MiniOs};
 use machine_spec::{Accelerator, Chassis, Device, Kernel, MachineSpec, VERSION};
@@ -45,8 +46,36 @@ pub(super) fn accelerator(inputs: &Inputs, warnings: &mut Vec<String>) -> Result
     }
 }
 
+/// Which kind of program runs the machine: what is configured, or else clear-vmm where it can.
+pub(super) fn backend(inputs: &Inputs) -> Backend {
+    let wish = &inputs.configuration.machine;
+    let kvm = inputs.facts.kvm == Kvm::Usable && wish.accelerator != AcceleratorChoice::Emulation;
+    match wish.backend {
+        Backend::Auto => {
+            let ours = kvm && inputs.mini_os.features.clear && clear_vmm(inputs).is_some();
+            let boards_of_qemu = wish.chassis != ChassisChoice::Auto;
+            if ours && !boards_of_qemu { Backend::ClearVmm } else { Backend::Qemu }
+        }
+        chosen => chosen,
+    }
+}
+
+fn clear_vmm<'a>(inputs: &'a Inputs) -> Option<&'a PathBuf> {
+    let configured = &inputs.configuration.machine.clear_vmm;
+    if configured.as_os_str().is_empty() { inputs.facts.clear_vmm.as_ref() } else { Some(configured) }
+}
+
 /// The program that runs the machine.
 pub(super) fn program(inputs: &Inputs) -> Result<PathBuf, PlanError> {
+    if backend(inputs) == Backend::ClearVmm {
+        return clear_vmm(inputs).cloned().ok_or_else(|| {
+            PlanError::host(
+                "running a machine with clear-vmm",
+                "it was found neither beside this program nor in PATH",
+                "install it, or name it by machine.clear_vmm in the configuration",
+            )
+        });
+    }
     let configured = &inputs.configuration.machine.qemu;
     match &inputs.facts.qemu {
         _ if !configured.as_os_str().is_empty() => Ok(configured.clone()),
@@ -85,7 +114,10 @@ pub(super) fn machine(
     let root = root(mini_os, chassis)?;
     let console = inputs.configuration.machine.console;
     let vcpus = size.vcpus;
-    let mut devices = vec![Device::AgentChannel { port: guest_protocol::CHANNEL_NAME.into() }];
+    let mut devices = vec![match chassis {
+        Chassis::Clear => Device::Vsock { agent_port: guest_protocol::VSOCK_PORT },
+        Chassis::Microvm | Chassis::Q35 => Device::AgentChannel { port: guest_protocol::CHANNEL_NAME.into() },
+    }];
     devices.extend(root.device());
     devices.push(Device::Share {
         tag: SHARE_TAG.into(),
@@ -94,7 +126,10 @@ pub(super) fn machine(
     });
     devices.extend(piece.devices.iter().cloned());
     let mut cmdline = root.parameters();
-    cmdline.extend(parameters(accelerator, vcpus, console).into_iter().map(String::from));
+    cmdline.extend(parameters(accelerator, chassis, vcpus, console).into_iter().map(String::from));
+    if chassis == Chassis::Clear {
+        cmdline.push(format!("{}={}", guest_protocol::VSOCK_PARAMETER, guest_protocol::VSOCK_PORT));
+    }
     cmdline.extend(inputs.configuration.container.kernel_parameters.iter().cloned());
     let initramfs = match root {
         Root::Initramfs(file) => Some(file.path.clone()),
@@ -117,6 +152,9 @@ pub(super) fn machine(
 
 fn chassis(inputs: &Inputs) -> Result<Chassis, PlanError> {
     let microvm = inputs.mini_os.features.virtio_mmio;
+    if backend(inputs) == Backend::ClearVmm {
+        return clear_chassis(inputs);
+    }
     match inputs.configuration.machine.chassis {
         ChassisChoice::Q35 => Ok(Chassis::Q35),
         ChassisChoice::Auto if microvm => Ok(Chassis::Microvm),
@@ -127,6 +165,29 @@ fn chassis(inputs: &Inputs) -> Result<Chassis, PlanError> {
             format!("kernel {} does not find virtio-mmio devices without modules", inputs.mini_os.release),
             "use chassis q35, or build the mini-OS with `clear-mini-os build --kernel source`",
         )),
+    }
+}
+
+fn clear_chassis(inputs: &Inputs) -> Result<Chassis, PlanError> {
+    let wish = &inputs.configuration.machine;
+    let refused = |why: String, fix| Err(PlanError::host("a machine run by clear-vmm", why, fix));
+    match &inputs.facts.kvm {
+        _ if wish.accelerator == AcceleratorChoice::Emulation => refused(
+            "it needs KVM, and emulation is configured".into(),
+            "set machine.backend or machine.accelerator to \"auto\"",
+        ),
+        Kvm::Unusable(why) => {
+            refused(format!("it needs KVM, and {why}"), "set machine.backend to \"auto\" or \"qemu\"")
+        }
+        Kvm::Usable if wish.chassis != ChassisChoice::Auto => refused(
+            "it has no such chassis as is configured".into(),
+            "set machine.chassis to \"auto\", or machine.backend to \"qemu\"",
+        ),
+        Kvm::Usable if !inputs.mini_os.features.clear => refused(
+            format!("kernel {} has virtio-pci, vsock or virtio-fs not built in", inputs.mini_os.release),
+            "build the mini-OS with `clear-mini-os build --kernel source`, or set machine.backend to \"qemu\"",
+        ),
+        Kvm::Usable => Ok(Chassis::Clear),
     }
 }
 
@@ -143,7 +204,7 @@ fn root(mini_os: &MiniOs, chassis: Chassis) -> Result<Root<'_>, PlanError> {
     if let Some(image) = &mini_os.image {
         match chassis {
             // One copy of the image in the host's page cache serves all machines.
-            Chassis::Q35 if features.dax_root => return Ok(Root::Pmem(image)),
+            Chassis::Q35 | Chassis::Clear if features.dax_root => return Ok(Root::Pmem(image)),
             _ if features.block_root => return Ok(Root::Disk(image)),
             _ => {}
         }
@@ -184,15 +245,17 @@ impl Root<'_> {
 
 /// Kernel parameters of every machine. Each must earn its place: on q35, `i8042.no*`, `8250.nr_uarts=1` and `pci=lastbus=0`
 /// changed the number of instructions up to init by nothing that could be measured, so they are not here.
-fn parameters(accelerator: Accelerator, vcpus: u32, console: bool) -> Vec<&'static str> {
+fn parameters(accelerator: Accelerator, chassis: Chassis, vcpus: u32, console: bool) -> Vec<&'static str> {
     let mut all = vec![
         "quiet",                    // each console byte is an exit to the VMM
         "panic=-1",                 // reboot at once: the VMM ends on it
-        "reboot=t",                 // by triple fault, the one way that every board has
         "random.trust_cpu=on", // the pool is ready when init starts; the host's entropy follows with the set-up
         "rcupdate.rcu_expedited=1", // no grace periods of milliseconds while booting
         "cryptomgr.notests",   // self tests of the crypto drivers
     ];
+    if chassis != Chassis::Clear {
+        all.push("reboot=t"); // by triple fault, the one way that QEMU's boards have in common; clear-vmm tells its own way
+    }
     if console {
         all.push("console=ttyS0");
     }

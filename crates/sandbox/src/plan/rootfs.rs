@@ -2,9 +2,11 @@
 //!
 //! Host: bound into the stage. Guest: the share's directory becomes the root; read-only at the very end.
 
+use super::machine::backend;
 use super::mount_options::propagation_of;
 use super::{HostStep, Inputs, Piece, PlanError, SHARE_TAG};
 use crate::bundle::Bundle;
+use crate::configuration::Backend;
 use guest_protocol::message::{Rootfs, Share, ShareTransport, Source, Step};
 use libc::{MS_REC, MS_SLAVE};
 
@@ -24,7 +26,11 @@ pub(super) fn rootfs(inputs: &Inputs) -> Result<Piece, PlanError> {
         recursive: true,
     };
     let source = Source::Share { tag: SHARE_TAG.into(), path: STAGED.into() };
-    let share = Share { tag: SHARE_TAG.into(), transport: ShareTransport::NineP };
+    let transport = match backend(inputs) {
+        Backend::ClearVmm => ShareTransport::Virtiofs,
+        Backend::Auto | Backend::Qemu => ShareTransport::NineP,
+    };
+    let share = Share { tag: SHARE_TAG.into(), transport };
     let guest = vec![Step::Share(share), Step::Rootfs(Rootfs { source, propagation: propagation(bundle)? })];
     Ok(Piece { host: vec![stage], guest, ..Piece::default() })
 }

@@ -1,0 +1,36 @@
+//! The command line of `clear-vmm`. Pure: the machine itself goes as JSON through a descriptor.
+
+/// Numbers that the donated file descriptors have in clear-vmm.
+#[derive(Debug, Clone, Copy)]
+pub struct FdNumbers {
+    /// The [`machine_spec::MachineSpec`] as JSON.
+    pub spec: i32,
+    /// Agent channel.
+    pub link: i32,
+    /// Guest console, if the machine has one.
+    pub console: Option<i32>,
+}
+
+/// The arguments after the program's name.
+pub fn args(fds: FdNumbers) -> Vec<String> {
+    let mut args = vec!["run".to_string()];
+    let mut add = |flag: &str, fd: i32| args.extend([flag.to_string(), format!("fd:{fd}")]);
+    add("--spec", fds.spec);
+    add("--agent", fds.link);
+    if let Some(console) = fds.console {
+        add("--console", console);
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_named_by_number() {
+        let line = |console| args(FdNumbers { spec: 5, link: 6, console }).join(" ");
+        assert_eq!(line(Some(7)), "run --spec fd:5 --agent fd:6 --console fd:7");
+        assert_eq!(line(None), "run --spec fd:5 --agent fd:6");
+    }
+}

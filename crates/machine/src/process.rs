@@ -1,0 +1,102 @@
+//! What the backends share: a VMM as a child process, and what is looked at before one is started.
+
+use crate::{BootError, ExitReason};
+use machine_spec::{Device, MachineSpec};
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Child;
+
+/// A VMM's process. It is killed and reaped when this is dropped.
+pub struct VmmProcess {
+    child: Child,
+    pidfd: OwnedFd,
+}
+
+impl VmmProcess {
+    /// Watches over a child.
+    ///
+    /// # Errors
+    /// When there is no descriptor left for it.
+    pub fn new(mut child: Child) -> Result<Self, BootError> {
+        match pidfd_open(rustix::process::Pid::from_child(&child), PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(VmmProcess { child, pidfd }),
+            Err(e) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(BootError::Channel(e.into()))
+            }
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Becomes readable when it has ended.
+    pub fn exit_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitReason {
+        match self.child.wait() {
+            Ok(status) => match status.code() {
+                Some(code) => ExitReason::Exited(code),
+                None => ExitReason::Signaled(status.signal().unwrap_or(0)),
+            },
+            // Only ECHILD can happen: somebody else reaped it, so how it ended is not known.
+            Err(_) => ExitReason::Signaled(0),
+        }
+    }
+
+    /// Ends it at once.
+    pub fn kill(&mut self) {
+        // Fails only when it has ended, which is what is wanted.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+}
+
+impl Drop for VmmProcess {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A VMM's own words about a missing file come late and name its options; find it first.
+///
+/// # Errors
+/// The first file that cannot be opened.
+pub fn check_files(spec: &MachineSpec) -> Result<(), BootError> {
+    let readable = |what, path: &Path| match File::open(path) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(BootError::File { what, path: path.to_path_buf(), source }),
+    };
+    readable("kernel", &spec.kernel.path)?;
+    if let Some(path) = &spec.kernel.initramfs {
+        readable("initramfs", path)?;
+    }
+    for device in &spec.devices {
+        match device {
+            Device::Block { path, .. } => readable("disk", path)?,
+            Device::Pmem { path, .. } => readable("image", path)?,
+            Device::Share { path, .. } => readable("shared directory", path)?,
+            Device::AgentChannel { .. } | Device::Vsock { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+/// Two connected stream sockets: the launcher's end and the VMM's.
+///
+/// # Errors
+/// When there are no descriptors left.
+pub fn socket_pair() -> Result<(OwnedFd, OwnedFd), BootError> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .map_err(|e| BootError::Channel(e.into()))
+}
