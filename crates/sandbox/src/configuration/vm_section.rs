@@ -110,7 +110,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!((c.machine.qemu.to_str(), c.mini_os.kernel.to_str()), (Some("/q"), Some("/k")));
-        assert_eq!(c.machine.backend, Backend::Qemu);
+        assert_eq!(c.machine.backend, crate::configuration::Backend::Qemu);
         assert_eq!((c.mini_os.initramfs.to_str(), c.mini_os.image.to_str()), (Some("/i"), Some("/m")));
         assert_eq!((c.container.vcpus, c.container.memory_mib), (Some(2), Some(1025)));
         assert_eq!(c.container.kernel_parameters, ["a=1"]);
