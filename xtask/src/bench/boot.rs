@@ -90,11 +90,16 @@ fn bare(bench: &Bench) -> Result<(PathBuf, Vec<String>)> {
 }
 
 /// A cpio archive with that init.
-fn initramfs(directory: &Path) -> Result<PathBuf> {
+pub fn initramfs(directory: &Path) -> Result<PathBuf> {
+    initramfs_of(directory, INIT)
+}
+
+/// A cpio archive with a program in C, without a library, as its init.
+pub fn initramfs_of(directory: &Path, init: &str) -> Result<PathBuf> {
     let root = directory.join("bare-root");
     fs::create_dir_all(&root)?;
     let source = directory.join("init.c");
-    fs::write(&source, INIT)?;
+    fs::write(&source, init)?;
     let mut compiler = Command::new("cc");
     compiler.args(["-static", "-nostdlib", "-Os", "-o"]).arg(root.join("init")).arg(&source);
     succeed(&mut compiler)?;

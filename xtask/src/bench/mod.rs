@@ -6,13 +6,16 @@
 //!   commands.rs  state, list, kill, exec; the host's share of create
 //!   memory.rs    keeper and VMM of an idle container
 //!   stdio.rs     1 GiB through stdout and stdin, with checksums
+//!   vmm/         clear-vmm against QEMU on KVM, in the lab where KVM does not work
 //! ```
 
 mod boot;
 mod commands;
 mod container;
 mod memory;
+mod resources;
 mod stdio;
+mod vmm;
 
 use anyhow::Result;
 use container::Bench;
@@ -24,7 +27,7 @@ pub struct Arguments {
     /// Repetitions of each measurement
     #[arg(long, default_value_t = 11)]
     rounds: usize,
-    /// Only these measurements: boot, commands, memory, stdio
+    /// Only these measurements: boot, commands, memory, stdio, vmm
     #[arg(long, value_name = "NAME", num_args = 1..)]
     only: Vec<String>,
     /// Name of the mini-OS to boot
@@ -50,6 +53,10 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
             println!("\n== {name}");
             subject(&bench, arguments.rounds.max(1))?;
         }
+    }
+    if arguments.only.is_empty() || arguments.only.iter().any(|only| only == "vmm") {
+        println!("\n== vmm");
+        vmm::run(root, &bench, &programs, arguments)?;
     }
     Ok(())
 }

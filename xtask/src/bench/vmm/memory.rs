@@ -1,0 +1,115 @@
+//! Private memory of a clear-vmm with one of each device, besides what the guest's RAM takes.
+
+use super::{MEMORY_MIB, Subject};
+use crate::bench::container::succeed;
+use crate::bench::{boot, line};
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// Where the kernel's first segment lies in guest memory (`CONFIG_PHYSICAL_START`).
+const KERNEL_AT: u64 = 16 << 20;
+
+/// An init that waits for ever: pause(2).
+const IDLE: &str = r#"
+void _start(void) {
+    for (;;)
+        __asm__ volatile("syscall" : : "a"(34L) : "rcx", "r11", "memory");
+}
+"#;
+
+/// Name of the tap in the lab.
+const TAP: &str = "clearbench0";
+
+/// The interface goes with this.
+struct Tap;
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "delete", TAP]).output();
+    }
+}
+
+/// The machine goes with this.
+struct Machine(Child);
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub fn run(subject: &Subject<'_>) -> Result<()> {
+    println!("memory of clear-vmm, 1 vCPU, {MEMORY_MIB} MiB, with pmem, share, vsock and net:");
+    let directory = subject.bench.directory();
+    let initramfs = boot::initramfs_of(directory, IDLE)?;
+    succeed(Command::new("ip").args(["tuntap", "add", "dev", TAP, "mode", "tap", "vnet_hdr"]))
+        .context("making a tap")?;
+    let _tap = Tap;
+    let (mut private, mut ram) = (Vec::new(), Vec::new());
+    for _ in 0..subject.rounds.min(3) {
+        let socket = directory.join("vsock");
+        let _ = fs::remove_file(&socket);
+        let mut command = subject.clear_vmm(&initramfs, "");
+        command.arg("--pmem").arg(format!("{},ro", subject.image.display()));
+        command.arg("--share").arg(format!("{},tag=t", directory.display())).arg("--vsock").arg(&socket);
+        command.args(["--net", &format!("tap={TAP}")]).stdout(Stdio::null()).stderr(Stdio::null());
+        let machine = Machine(command.spawn().context("starting clear-vmm")?);
+        settle(machine.0.id())?;
+        let (besides, guest) = measure(machine.0.id(), &subject.kernel)?;
+        private.push(besides);
+        ram.push(guest);
+    }
+    line("private, guest RAM left out (budget 3 MiB)", private, "MiB");
+    line("of the guest's RAM in use", ram, "MiB");
+    Ok(())
+}
+
+/// Waits until the guest idles: its processes use no more CPU time.
+fn settle(pid: u32) -> Result<()> {
+    let (mut before, mut quiet) = (String::new(), 0);
+    let begun = Instant::now();
+    while quiet < 3 {
+        if begun.elapsed() > Duration::from_secs(60) {
+            bail!("the guest did not come to rest within a minute");
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("clear-vmm has ended")?;
+        let times: Vec<&str> =
+            stat.rsplit(')').next().unwrap_or("").split_whitespace().skip(11).take(2).collect();
+        let now = times.join(" ");
+        quiet = if now == before { quiet + 1 } else { 0 };
+        before = now;
+    }
+    Ok(())
+}
+
+/// Private memory in MiB: of everything but the guest's RAM, and of that. The RAM is found by the kernel in it.
+fn measure(pid: u32, kernel: &Path) -> Result<(f64, f64)> {
+    let kernel = kernel.canonicalize()?;
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    let mut mappings: Vec<(u64, bool, u64)> = Vec::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let first = words.next().unwrap_or("");
+        if let Some((start, _)) = first.split_once('-') {
+            let start = u64::from_str_radix(start, 16)?;
+            mappings.push((start, line.ends_with(&kernel.display().to_string()), 0));
+        } else if let ("Private_Clean:" | "Private_Dirty:", Some(mapping)) = (first, mappings.last_mut()) {
+            mapping.2 += words.next().unwrap_or("0").parse::<u64>()? * 1024;
+        }
+    }
+    let kernel_at = mappings.iter().find(|(_, is_kernel, _)| *is_kernel).map(|(start, _, _)| *start);
+    let ram = kernel_at.context("the kernel is not mapped")? - KERNEL_AT;
+    let inside = |start: u64| (ram..ram + (MEMORY_MIB << 20)).contains(&start);
+    let sum = |of_guest: bool| {
+        let chosen = mappings.iter().filter(|(start, _, _)| inside(*start) == of_guest);
+        chosen.map(|(_, _, bytes)| *bytes).sum::<u64>() as f64 / MIB
+    };
+    Ok((sum(false), sum(true)))
+}
