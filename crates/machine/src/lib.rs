@@ -11,6 +11,7 @@
 //! reaches a decision here.
 
 pub mod builtin;
+mod json_lines;
 mod process;
 pub mod qemu;
 mod spawn;

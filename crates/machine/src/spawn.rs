@@ -10,21 +10,23 @@ use std::process::{Child, Command, Stdio};
 
 /// What a VMM needs to serve a directory to the guest with the guest's owners and modes
 /// (`include/uapi/linux/capability.h`): CHOWN 0, DAC_OVERRIDE 1, DAC_READ_SEARCH 2, FOWNER 3, FSETID 4, MKNOD 27, SETFCAP 31.
-const SHARE_CAPABILITIES: u64 = 0b1_1111 | 1 << 27 | 1 << 31;
+pub const SHARE_CAPABILITIES: u64 = 0b1_1111 | 1 << 27 | 1 << 31;
+
+/// What a VMM needs that jails itself, and gives up by that: SETPCAP 8, SYS_ADMIN 21.
+pub const JAIL_CAPABILITIES: u64 = 1 << 8 | 1 << 21;
 
 /// Highest capability a kernel may know; dropping one it does not know is harmless.
 const LAST_CAPABILITY: i32 = 63;
 
-/// Starts `program` with `args`; `donated` keep their numbers in it.
+/// Starts `program` with `args` and at most these capabilities; `donated` keep their numbers in it.
 pub fn spawn(
     program: &Path,
     args: &[String],
     donated: &[BorrowedFd<'_>],
     log: OwnedFd,
-    shares: bool,
+    capabilities: u64,
 ) -> io::Result<Child> {
     let keep: Vec<i32> = donated.iter().map(AsRawFd::as_raw_fd).collect();
-    let capabilities = if shares { SHARE_CAPABILITIES } else { 0 };
     // SAFETY: getpid(2) has no preconditions.
     let parent = unsafe { libc::getpid() };
     let mut command = Command::new(program);

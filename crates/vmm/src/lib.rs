@@ -5,13 +5,17 @@
 //!                                      ├─ boot/     ELF, bzImage, what the kernel is told about the machine
 //!                                      ├─ vcpu/     one thread per vCPU, KVM_RUN
 //!                                      ├─ pci/ virtio/ legacy/   what the guest sees
-//!                                      └─ event_loop.rs          one thread that owns all devices
+//!                                      ├─ event_loop.rs          one thread that owns all devices
+//!                                      ├─ jail/                  what a guest that has broken out of all that finds
+//!                                      └─ control/               a socket to pause, watch and change a running machine
 //! ```
 
 pub mod boot;
 pub mod bus;
 pub mod cli;
+pub mod control;
 pub mod event_loop;
+pub mod jail;
 pub mod legacy;
 pub mod machine;
 pub mod memory;

@@ -7,6 +7,8 @@ pub struct FdNumbers {
     pub spec: i32,
     /// Agent channel.
     pub link: i32,
+    /// Control socket.
+    pub control: i32,
     /// Guest console, if the machine has one.
     pub console: Option<i32>,
 }
@@ -17,6 +19,7 @@ pub fn args(fds: FdNumbers) -> Vec<String> {
     let mut add = |flag: &str, fd: i32| args.extend([flag.to_string(), format!("fd:{fd}")]);
     add("--spec", fds.spec);
     add("--agent", fds.link);
+    add("--control", fds.control);
     if let Some(console) = fds.console {
         add("--console", console);
     }
@@ -29,8 +32,8 @@ mod tests {
 
     #[test]
     fn descriptors_are_named_by_number() {
-        let line = |console| args(FdNumbers { spec: 5, link: 6, console }).join(" ");
-        assert_eq!(line(Some(7)), "run --spec fd:5 --agent fd:6 --console fd:7");
-        assert_eq!(line(None), "run --spec fd:5 --agent fd:6");
+        let line = |console| args(FdNumbers { spec: 5, link: 6, control: 8, console }).join(" ");
+        assert_eq!(line(Some(7)), "run --spec fd:5 --agent fd:6 --control fd:8 --console fd:7");
+        assert_eq!(line(None), "run --spec fd:5 --agent fd:6 --control fd:8");
     }
 }

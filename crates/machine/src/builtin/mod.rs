@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!   MachineSpec ─► JSON in a memfd ─┐
-//!   agent channel, console ─────────┴─► donated descriptors ─► clear-vmm run --spec fd:N --agent fd:N
+//!   agent channel, control, console ┴─► donated descriptors ─► clear-vmm run --spec fd:N --agent fd:N --control fd:N
 //! ```
 
 mod args;
+mod control;
 
 use crate::process::VmmProcess;
 use crate::{BootError, DonatedFds, ExitReason, LinkEndpoint, Machine, Pause, Vmm, process, spawn};
@@ -39,18 +40,22 @@ impl Vmm for ClearVmm {
         process::check_files(spec)?;
         let json = spec_file(spec).map_err(BootError::Channel)?;
         let (link, vmm_link) = process::socket_pair()?;
+        let (control, vmm_control) = process::socket_pair()?;
         let console = spec.console.then(|| fds.console.as_fd());
         let numbers = args::FdNumbers {
             spec: json.as_raw_fd(),
             link: vmm_link.as_raw_fd(),
+            control: vmm_control.as_raw_fd(),
             console: console.map(|console| console.as_raw_fd()),
         };
-        let mut donated = vec![json.as_fd(), vmm_link.as_fd()];
+        let mut donated = vec![json.as_fd(), vmm_link.as_fd(), vmm_control.as_fd()];
         donated.extend(console);
         let shares = spec.devices.iter().any(|d| matches!(d, Device::Share { .. }));
-        let child = spawn::spawn(&self.program, &args::args(numbers), &donated, fds.log, shares)
+        let capabilities = spawn::JAIL_CAPABILITIES | if shares { spawn::SHARE_CAPABILITIES } else { 0 };
+        let child = spawn::spawn(&self.program, &args::args(numbers), &donated, fds.log, capabilities)
             .map_err(|source| BootError::Spawn { program: self.program.clone(), source })?;
-        Ok(Box::new(ClearMachine { process: VmmProcess::new(child)?, link: Some(link) }))
+        let process = VmmProcess::new(child)?;
+        Ok(Box::new(ClearMachine { process, link: Some(link), control: control::Control::new(control) }))
     }
 }
 
@@ -64,6 +69,7 @@ fn spec_file(spec: &MachineSpec) -> std::io::Result<File> {
 struct ClearMachine {
     process: VmmProcess,
     link: Option<OwnedFd>,
+    control: control::Control,
 }
 
 impl Machine for ClearMachine {
@@ -88,6 +94,6 @@ impl Machine for ClearMachine {
     }
 
     fn pause(&mut self) -> Option<&mut dyn Pause> {
-        None
+        Some(&mut self.control)
     }
 }

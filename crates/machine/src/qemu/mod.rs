@@ -48,7 +48,8 @@ impl Vmm for Qemu {
             donated.push(fds.console.as_fd());
         }
         let shares = spec.devices.iter().any(|d| matches!(d, Device::Share { .. }));
-        let child = spawn::spawn(&self.program, &args::args(spec, numbers), &donated, fds.log, shares)
+        let capabilities = if shares { spawn::SHARE_CAPABILITIES } else { 0 };
+        let child = spawn::spawn(&self.program, &args::args(spec, numbers), &donated, fds.log, capabilities)
             .map_err(|source| BootError::Spawn { program: self.program.clone(), source })?;
         let process = VmmProcess::new(child)?;
         Ok(Box::new(QemuMachine { process, link: Some(link), monitor: qmp::Monitor::new(monitor) }))

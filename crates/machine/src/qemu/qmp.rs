@@ -1,49 +1,39 @@
 //! QEMU's monitor protocol, as much of it as is needed. Connected from birth, spoken to only on demand.
 
+use crate::json_lines::JsonLines;
 use crate::{ControlError, Pause};
 use serde_json::{Value, json};
-use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
-
-/// How long QEMU may take for one command.
-const DEADLINE: Duration = Duration::from_secs(10);
-
-/// Longest message accepted from QEMU, in bytes.
-const MAX_MESSAGE: usize = 1 << 20;
 
 /// The host's end of a QMP connection.
 #[derive(Debug)]
 pub struct Monitor {
-    stream: UnixStream,
-    buffer: Vec<u8>,
+    lines: JsonLines,
     negotiated: bool,
 }
 
 impl Monitor {
     /// Takes over a connected socket. Nothing is sent or read yet.
     pub fn new(socket: OwnedFd) -> Self {
-        Monitor { stream: socket.into(), buffer: Vec::new(), negotiated: false }
+        Monitor { lines: JsonLines::new(socket), negotiated: false }
     }
 
     /// Runs a command without arguments.
     fn execute(&mut self, command: &str) -> Result<Value, ControlError> {
-        let deadline = Instant::now() + DEADLINE;
         if !self.negotiated {
             // Until capabilities are negotiated QEMU sends no events, so an unused monitor fills no buffer.
-            self.request("qmp_capabilities", deadline)?;
+            self.request("qmp_capabilities")?;
             self.negotiated = true;
         }
-        self.request(command, deadline)
+        self.request(command)
     }
 
-    fn request(&mut self, command: &str, deadline: Instant) -> Result<Value, ControlError> {
-        let mut line = json!({ "execute": command }).to_string();
-        line.push('\n');
-        self.stream.write_all(line.as_bytes())?;
+    fn request(&mut self, command: &str) -> Result<Value, ControlError> {
+        self.lines.send(&json!({ "execute": command }))?;
+        let deadline = JsonLines::deadline();
         loop {
-            let message = self.message(command, deadline)?;
+            // Greetings and events pass through here too.
+            let message = self.lines.receive(command, deadline)?;
             if let Some(result) = message.get("return") {
                 return Ok(result.clone());
             }
@@ -51,34 +41,6 @@ impl Monitor {
                 let reason =
                     error.get("desc").and_then(Value::as_str).unwrap_or("no reason given").to_string();
                 return Err(ControlError::Refused { command: command.to_string(), reason });
-            }
-        }
-    }
-
-    /// The next message; greetings and events pass through here too.
-    fn message(&mut self, command: &str, deadline: Instant) -> Result<Value, ControlError> {
-        loop {
-            if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
-                let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                return Ok(serde_json::from_slice(&line).map_err(io::Error::from)?);
-            }
-            if self.buffer.len() > MAX_MESSAGE {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "message without end").into());
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(ControlError::Timeout {
-                    command: command.to_string(),
-                    seconds: DEADLINE.as_secs(),
-                });
-            }
-            self.stream.set_read_timeout(Some(left))?;
-            let mut part = [0; 4096];
-            match self.stream.read(&mut part) {
-                Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                Ok(count) => self.buffer.extend_from_slice(&part[..count]),
-                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                Err(e) => return Err(e.into()),
             }
         }
     }
@@ -97,7 +59,8 @@ impl Pause for Monitor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{BufRead, BufReader};
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixStream;
 
     /// Answers each line with the next of `answers`.
     fn peer(answers: &'static [&'static str]) -> Monitor {

@@ -599,6 +599,9 @@ impl Keeper {
                 format!("the guest's kernel gave up: {words}")
             }
             (_, Some(log), _) => format!("the virtual machine failed: {log}"),
+            (machine::ExitReason::Signaled(libc::SIGSYS), _, _) => {
+                "the virtual machine was ended for a system call that its jail forbids (signal 31); the host's audit log names it".to_string()
+            }
             (machine::ExitReason::Signaled(signal), _, _) => {
                 format!("the virtual machine was killed by signal {signal}")
             }

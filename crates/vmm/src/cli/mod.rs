@@ -22,6 +22,7 @@ const EXIT_CODES: &str = "\
 Exit codes of `run`:
   0    the guest has reset the machine (`reboot`), which ends it
   3    the guest has switched itself off
+  4    ended by `clear-vmm ctl shutdown`
   10   the guest's kernel has panicked
   11   triple fault: the guest's kernel crashed early
   12   KVM could not go on

@@ -42,13 +42,13 @@ pub trait Source: Send {
 #[derive(Debug, Clone)]
 pub struct SourceHandle {
     waker: Waker,
-    bit: u64,
+    index: usize,
 }
 
 impl SourceHandle {
     /// Lets the loop ask the source again what it waits for.
     pub fn changed(&self) {
-        self.waker.dirty.fetch_or(self.bit, Ordering::AcqRel);
+        self.waker.dirty.fetch_or(1 << self.index, Ordering::AcqRel);
         self.waker.wake();
     }
 }
@@ -74,23 +74,59 @@ struct Entry {
     watched: Vec<Interest>,
 }
 
+/// Most sources: one bit each.
+const MAX_SOURCES: usize = 64;
+
 /// All sources.
 #[derive(Default)]
-pub(super) struct Sources(Vec<Entry>);
+pub(super) struct Sources {
+    entries: Vec<Option<Entry>>,
+    suspended: bool,
+}
 
 impl Sources {
+    /// # Panics
+    /// When there are 64 already; a bus has places for fewer.
     pub(super) fn add(&mut self, source: Arc<Mutex<dyn Source>>, waker: &Waker) -> SourceHandle {
-        self.0.push(Entry { source, watched: Vec::new() });
-        SourceHandle { waker: waker.clone(), bit: 1u64.checked_shl(self.0.len() as u32 - 1).unwrap_or(0) }
+        let index = self.entries.iter().position(Option::is_none).unwrap_or(self.entries.len());
+        assert!(index < MAX_SOURCES, "too many sources");
+        if index == self.entries.len() {
+            self.entries.push(None);
+        }
+        self.entries[index] = Some(Entry { source, watched: Vec::new() });
+        SourceHandle { waker: waker.clone(), index }
+    }
+
+    /// Forgets a source. A device behind it that is still called by others may mark the next one in its place, which does no harm.
+    pub(super) fn remove(&mut self, epoll: &OwnedFd, handle: &SourceHandle) {
+        if let Some(mut entry) = self.entries.get_mut(handle.index).and_then(Option::take) {
+            entry.refresh(epoll, handle.index, Vec::new());
+        }
+    }
+
+    /// Watches nothing any more, or what the sources want then.
+    pub(super) fn set_suspended(&mut self, epoll: &OwnedFd, waker: &Waker, suspended: bool) {
+        self.suspended = suspended;
+        if suspended {
+            for (index, entry) in self.entries.iter_mut().enumerate() {
+                entry.iter_mut().for_each(|entry| entry.refresh(epoll, index, Vec::new()));
+            }
+        } else {
+            waker.dirty.store(u64::MAX, Ordering::Release);
+            self.refresh(epoll, waker);
+        }
     }
 
     /// Asks all sources that are marked.
     pub(super) fn refresh(&mut self, epoll: &OwnedFd, waker: &Waker) {
+        if self.suspended {
+            return;
+        }
         let mut dirty = waker.dirty.swap(0, Ordering::AcqRel);
         while dirty != 0 {
             let index = dirty.trailing_zeros() as usize;
             dirty &= dirty - 1;
-            if let Some(entry) = self.0.get_mut(index) {
+            if let Some(Some(entry)) = self.entries.get_mut(index) {
                 let wanted = lock(&entry.source).interests();
                 entry.refresh(epoll, index, wanted);
             }
@@ -100,7 +136,7 @@ impl Sources {
     /// An event of the source and slot that `token` names.
     pub(super) fn handle(&mut self, epoll: &OwnedFd, token: u64, _flags: EventFlags) {
         let index = (token / token::SOURCES - 1) as usize;
-        let Some(entry) = self.0.get_mut(index) else { return };
+        let Some(Some(entry)) = self.entries.get_mut(index) else { return };
         // An event of a slot that was dropped a moment ago, in the same batch.
         let Some(interest) = entry.watched.get((token % token::SOURCES) as usize) else { return };
         let mut source = lock(&entry.source);
@@ -138,7 +174,7 @@ impl Entry {
 impl Drop for Sources {
     fn drop(&mut self) {
         // Devices may hold handles that hold the waker; nothing else refers back to the loop.
-        self.0.clear();
+        self.entries.clear();
     }
 }
 
@@ -184,8 +220,37 @@ mod tests {
             waker.wake();
             (seen > 0).then_some(crate::vcpu::exit::ExitReason::Reset)
         };
-        events.run(done).unwrap();
+        events.run(&mut (), done).unwrap();
         assert_eq!(lock(&counter).seen, [Ready::File(9)]);
-        assert!(events.sources.0[0].watched.is_empty());
+        assert!(events.sources.entries[0].as_ref().unwrap().watched.is_empty());
+    }
+    #[test]
+    fn what_happens_in_a_pause_is_served_after_it() {
+        let mut events = super::super::EventLoop::new().unwrap();
+        let event = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let (other, own) = (event.try_clone().unwrap(), event.try_clone().unwrap());
+        let counter = Arc::new(Mutex::new(Counter { event: own, wanted: true, seen: Vec::new() }));
+        let gone = Arc::new(Mutex::new(Counter { event: other, wanted: true, seen: Vec::new() }));
+        let handle = events.add(gone.clone());
+        handle.changed();
+        events.remove(&handle);
+        events.add(counter.clone()).changed();
+        events.set_paused(true);
+        event.write(1).unwrap();
+        let (waker, turns) = (events.waker(), std::cell::Cell::new(0));
+        let paused = || {
+            waker.wake();
+            turns.set(turns.get() + 1);
+            (turns.get() > 5).then_some(crate::vcpu::exit::ExitReason::Reset)
+        };
+        events.run(&mut (), paused).unwrap();
+        assert!(lock(&counter).seen.is_empty());
+        events.set_paused(false);
+        let served = || {
+            waker.wake();
+            (!lock(&counter).seen.is_empty()).then_some(crate::vcpu::exit::ExitReason::Reset)
+        };
+        events.run(&mut (), served).unwrap();
+        assert!(lock(&gone).seen.is_empty());
     }
 }

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "gives a reserved address range to the device that maps files into it")]
 
 use super::MachineError;
+use crate::jail::{Jail, Role};
 use crate::memory::window::{self, Sharing};
 use crate::memory::{Window, WindowAllocator};
 use crate::virtio::balloon::control::BalloonControl;
@@ -17,7 +18,6 @@ use crate::virtio::rate_limit::Limits;
 use crate::virtio::rng::{self, Rng};
 use crate::virtio::vsock::Vsock;
 use crate::virtio::vsock::host::HostSide;
-use crate::virtio::workers::ThreadStart;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -77,6 +77,8 @@ pub enum OpenDevice {
     Share {
         /// The directory, O_PATH.
         root: OwnedFd,
+        /// `/proc/self/fd`, where it cannot be reached by its path any more.
+        proc: Option<OwnedFd>,
         /// By which the guest mounts it.
         tag: String,
         /// Nothing is ever changed.
@@ -99,38 +101,50 @@ pub struct Workshop<'a> {
     pub windows: &'a mut WindowAllocator,
     /// RAM that may go back to the host.
     pub ram: Vec<Ram>,
-    /// What threads of devices do first.
-    pub thread: ThreadStart,
+    /// Restricts threads of devices.
+    pub jail: Jail,
 }
 
 /// A device, and what came with it.
-#[derive(Default)]
 pub struct Made {
-    /// The devices in the order of the bus.
-    pub devices: Vec<Box<dyn Device>>,
-    /// Their windows.
+    /// The device.
+    pub device: Box<dyn Device>,
+    /// Its windows.
     pub windows: Vec<Window>,
     /// The balloon's control.
     pub balloon: Option<BalloonControl>,
 }
 
-/// Makes all devices.
+/// What comes with a device.
+#[derive(Default)]
+struct Extras {
+    windows: Vec<Window>,
+    balloon: Option<BalloonControl>,
+}
+
+/// Makes a device.
 ///
 /// # Errors
-/// The first one that cannot be made.
-pub fn make(devices: Vec<OpenDevice>, mut workshop: Workshop<'_>) -> Result<Made, MachineError> {
-    let mut made = Made::default();
-    for device in devices {
-        let device = one(device, &mut workshop, &mut made)?;
-        made.devices.push(device);
+/// When it cannot be made; then its windows are free again.
+pub fn make(device: OpenDevice, workshop: &mut Workshop<'_>) -> Result<Made, MachineError> {
+    let mut extras = Extras::default();
+    match one(device, workshop, &mut extras) {
+        Ok(device) => Ok(Made { device, windows: extras.windows, balloon: extras.balloon }),
+        Err(error) => {
+            for window in extras.windows {
+                // Reserved addresses are all that is left when it fails.
+                let _ = window::clear(&window.region);
+                workshop.windows.release(window.region.start_addr().raw_value());
+            }
+            Err(error)
+        }
     }
-    Ok(made)
 }
 
 fn one(
     device: OpenDevice,
     workshop: &mut Workshop<'_>,
-    made: &mut Made,
+    made: &mut Extras,
 ) -> Result<Box<dyn Device>, MachineError> {
     let failed = |what: &str| {
         let what = what.to_string();
@@ -140,7 +154,7 @@ fn one(
         OpenDevice::Block { file, serial, readonly } => {
             let name = format!("disk {serial}");
             let options = BlockOptions { serial, readonly, limits: Limits::default(), threads: DISK_THREADS };
-            let block = Block::new(file, &options, &workshop.thread)
+            let block = Block::new(file, &options, &workshop.jail.thread(Role::Disk))
                 .map_err(|e| MachineError::Device { device: name, reason: e.to_string() })?;
             Box::new(block)
         }
@@ -149,7 +163,8 @@ fn one(
             let start = window.region.start_addr().raw_value();
             made.windows.push(window);
             let flush = if sharing == Sharing::Shared { Flush::File(file) } else { Flush::Nothing };
-            Box::new(Pmem::new(&name, start, size, flush, &workshop.thread).map_err(failed("pmem"))?)
+            let thread = workshop.jail.thread(Role::Flush);
+            Box::new(Pmem::new(&name, start, size, flush, &thread).map_err(failed("pmem"))?)
         }
         OpenDevice::Rng => Box::new(Rng::new(rng::DEFAULT_LIMITS).map_err(failed("rng"))?),
         OpenDevice::Balloon => {
@@ -167,14 +182,15 @@ fn one(
             let options = NetOptions { name, mac, mtu: None, rx: Limits::default(), tx: Limits::default() };
             Box::new(Net::new(tap, &options).map_err(failed(&label))?)
         }
-        OpenDevice::Share { root, tag, readonly, dax } => {
+        OpenDevice::Share { root, proc, tag, readonly, dax } => {
             let name = format!("share {tag}");
             let failed = |reason: String| MachineError::Device { device: name.clone(), reason };
             let window = (dax > 0).then(|| dax_window(workshop, made, dax)).transpose()?;
             let shared = window.as_ref().map(|w| SharedMemory { id: 0, address: w.address, size: w.size });
-            let options = ShareOptions { readonly, window, ..ShareOptions::default() };
+            let options = ShareOptions { readonly, window, proc, ..ShareOptions::default() };
             let server = Share::new(root, options).map_err(|e| failed(e.to_string()))?;
-            let fs = Fs::new(&tag, Arc::new(server), shared, SHARE_THREADS, &workshop.thread);
+            let thread = workshop.jail.thread(Role::Share { readonly });
+            let fs = Fs::new(&tag, Arc::new(server), shared, SHARE_THREADS, &thread);
             Box::new(fs.map_err(|e| failed(e.to_string()))?)
         }
         OpenDevice::Vsock { cid, host } => Box::new(Vsock::new(cid, host).map_err(failed("vsock"))?),
@@ -184,7 +200,7 @@ fn one(
 /// Reserves a window of guest memory for a share.
 fn dax_window(
     workshop: &mut Workshop<'_>,
-    made: &mut Made,
+    made: &mut Extras,
     size: u64,
 ) -> Result<share::window::Window, MachineError> {
     let window = window::dax(workshop.windows, size)?;

@@ -2,7 +2,9 @@
 
 use super::devices::OpenDevice;
 use super::kvm::{self, KvmError};
+use super::memory_use;
 use crate::boot;
+use crate::control::socket::Socket;
 use crate::memory::HUGE_PAGE;
 use crate::memory::window::Sharing;
 use crate::virtio::fs::MAX_TAG;
@@ -113,6 +115,10 @@ pub struct Files {
     pub devices: Vec<OpenDevice>,
     /// The signals that end the machine, see [`crate::event_loop::signals::block`].
     pub signals: OwnedFd,
+    /// Where it can be controlled, if anywhere.
+    pub control: Option<Socket>,
+    /// What tells how much memory it uses.
+    pub memory_use: Option<File>,
 }
 
 /// What somebody else has opened.
@@ -126,6 +132,8 @@ pub struct Donated {
     pub devices: Vec<OpenDevice>,
     /// See [`crate::event_loop::signals::block`].
     pub signals: OwnedFd,
+    /// Where the machine can be controlled, if anywhere.
+    pub control: Option<Socket>,
 }
 
 /// Opens the files of `spec`.
@@ -147,7 +155,9 @@ pub fn open(spec: &MachineSpec, mut donated: Donated) -> Result<Files, FileError
     devices.append(&mut donated.devices);
     // Last, so that what the user got wrong is told first.
     let kvm = kvm::open()?;
-    Ok(Files { kvm, kernel, initramfs, console: donated.console, devices, signals: donated.signals })
+    let Donated { console, signals, control, .. } = donated;
+    let memory_use = control.as_ref().and_then(|_| memory_use::open());
+    Ok(Files { kvm, kernel, initramfs, console, devices, signals, control, memory_use })
 }
 
 fn open_device(device: &Device, agent: &mut Option<OwnedFd>) -> Result<OpenDevice, FileError> {
@@ -210,7 +220,7 @@ pub fn share(path: &Path, tag: &str, readonly: bool, dax: u64) -> Result<OpenDev
         path: path.to_path_buf(),
         source: errno.into(),
     })?;
-    Ok(OpenDevice::Share { root, tag: tag.to_string(), readonly, dax })
+    Ok(OpenDevice::Share { root, proc: None, tag: tag.to_string(), readonly, dax })
 }
 
 /// Opens a tap.

@@ -4,40 +4,47 @@
 //!   Files (opened, checked) ─► RAM, kernel mapped ─► KVM: VM, slots, irqchip ─► devices on the bus ─► vCPUs
 //!        └─ nothing exists in KVM before all files are open                                             │
 //!   main thread: event loop ◄── Supervisor::ended ── one thread per vCPU ◄──────────────────────────────┘
+//!                └─ control.rs: pause (vcpu/gate.rs), stats, hotplug.rs ─► plugs.rs: devices, windows, memory slots
 //! ```
 
+mod control;
 pub mod devices;
 pub mod files;
+mod hotplug;
 pub mod kvm;
+mod memory_use;
+mod plugs;
 
 use crate::boot::{self, BootError, Source, cmdline, layout};
 use crate::bus::{Bus, lock};
+use crate::control::server::Server;
 use crate::event_loop::{Console, EventLoop, LoopError, Waker};
+use crate::jail::{Jail, JailError, Role};
 use crate::legacy::ioapic::IoApic;
 use crate::legacy::stamps::Stamps;
 use crate::legacy::uart::Uart;
 use crate::memory::ram::{self, RamOptions};
-use crate::memory::{self, MMIO32_START, MemoryError, PAGE, Window, WindowAllocator, slots};
+use crate::memory::{MemoryError, PAGE, WindowAllocator};
 use crate::pci;
-use crate::pci::host_bridge::HostBridge;
 use crate::vcpu::count::ExitCounts;
 use crate::vcpu::exit::ExitReason;
+use crate::vcpu::gate::Gate;
 use crate::vcpu::thread::Supervisor;
 use crate::vcpu::{self, VcpuError};
 use crate::virtio::balloon::Ram;
-use crate::virtio::device::Device;
 use crate::virtio::guest_io::Backing;
-use crate::virtio::transport::{Host, Places, TransportError, VirtioPci};
-use crate::virtio::workers::no_thread_start;
+use crate::virtio::transport::TransportError;
+use control::{Control, Controlled};
 use devices::Workshop;
 use files::Files;
-use kvm::{KvmDoorbells, KvmError, KvmMessages, Pin};
+use kvm::{KvmError, KvmMessages, Pin};
 use kvm_ioctls::{VcpuFd, VmFd};
 use machine_spec::MachineSpec;
+use plugs::Plugs;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 /// `mode` in `native_machine_emergency_restart`: what a warm reboot leaves in [`layout::WARM_REBOOT_FLAG`].
@@ -75,6 +82,12 @@ pub enum MachineError {
     /// The event loop cannot work.
     #[error(transparent)]
     Loop(#[from] LoopError),
+    /// A thread could not be restricted.
+    #[error(transparent)]
+    Jail(#[from] JailError),
+    /// The signal that stops vCPUs cannot be had.
+    #[error("setting the signal that stops vCPUs: {0}")]
+    Signal(#[source] std::io::Error),
     /// The host refuses a thread.
     #[error("starting the thread of vCPU {index}: {source}")]
     Thread {
@@ -107,14 +120,21 @@ pub struct Machine {
     events: EventLoop,
     end: Arc<End>,
     counts: Option<Arc<ExitCounts>>,
+    control: Control,
+    jail: Jail,
 }
 
 impl Machine {
-    /// Builds it. Nothing runs yet.
+    /// Builds it. Nothing runs yet but threads of devices, restricted by `jail`.
     ///
     /// # Errors
     /// [`MachineError`]; then nothing is left but memory of this process.
-    pub fn build(spec: &MachineSpec, files: Files, options: Options) -> Result<Self, MachineError> {
+    pub fn build(
+        spec: &MachineSpec,
+        files: Files,
+        options: Options,
+        jail: Jail,
+    ) -> Result<Self, MachineError> {
         let size = spec.memory_mib << 20;
         let ram = ram::allocate(size, options.ram)?;
         let line = cmdline::complete(&spec.cmdline(), files.console.is_some());
@@ -129,51 +149,69 @@ impl Machine {
         let loaded = boot::load(&ram, &source)?;
         ram::favour_dense_parts(&ram, &loaded.kernel);
         let mut windows = WindowAllocator::new(size);
-        let workshop = Workshop {
-            windows: &mut windows,
-            ram: returnable(size, &loaded.files()),
-            thread: no_thread_start(),
-        };
-        let made = devices::make(files.devices, workshop)?;
+        let mut workshop =
+            Workshop { windows: &mut windows, ram: returnable(size, &loaded.files()), jail: jail.clone() };
+        let made = files.devices.into_iter().map(|device| devices::make(device, &mut workshop));
+        let made = made.collect::<Result<Vec<_>, _>>()?;
+        let balloon = made.iter().find_map(|made| made.balloon.clone());
         let vm = kvm::create(&files.kvm)?;
-        let memory = add_memory(&vm.fd, ram, made.windows)?;
+        let mut plugs = Plugs::new(vm.fd.clone(), ram, windows)?;
         let mut events = EventLoop::new()?;
         events.end_on_signals(files.signals)?;
         let console = files.console.map(|console| add_uart(&mut events, &vm.fd, console)).transpose()?;
         let (uart, ioapic) = console.unwrap_or_default();
-        let slots = add_devices(&mut events, &vm.fd, &memory, made.devices)?;
-        let bus = Bus {
-            uart,
-            ioapic,
-            stamps: Arc::new(Stamps::new(options.start)),
-            pci: Arc::new(pci::Bus::new(slots)),
-        };
+        plugs.plug(&mut events, made)?;
+        let memory = plugs.memory().clone();
+        let bus = Bus { uart, ioapic, stamps: Arc::new(Stamps::new(options.start)), pci: plugs.bus() };
         let vcpus = (0..spec.vcpus)
             .map(|index| vcpu::create(&vm.fd, &memory, &vm.cpuid, index, spec.vcpus, loaded.entry))
             .collect::<Result<_, _>>()?;
         let triple_fault_is_reset = cmdline::reboots_by_triple_fault(&line);
         let end = End { reason: Mutex::new(None), waker: events.waker(), triple_fault_is_reset, memory };
         let counts = options.count_exits.then(Arc::default);
-        Ok(Machine { bus: Arc::new(bus), vcpus, events, end: Arc::new(end), counts })
+        let gate = Arc::new(Gate::new(spec.vcpus as usize).map_err(MachineError::Signal)?);
+        let server = files.control.map(|socket| Server::new(&events, socket)).transpose()?;
+        let memory_use = files.memory_use;
+        let machine =
+            Controlled { gate, ram: size, plugs, balloon, memory_use, jail: jail.clone(), paused: false };
+        let control = Control { server, machine };
+        Ok(Machine { bus: Arc::new(bus), vcpus, events, end: Arc::new(end), counts, control, jail })
     }
 
     /// Runs it until it ends.
     ///
     /// # Errors
-    /// When a thread cannot be started or the event loop fails.
+    /// When a thread cannot be started or restricted, or the event loop fails.
     pub fn run(mut self) -> Result<ExitReason, MachineError> {
-        for (index, vcpu) in self.vcpus.drain(..).enumerate() {
+        let restricted = self.jail.thread(Role::Vcpu);
+        for (index, mut vcpu) in self.vcpus.drain(..).enumerate() {
+            let gate = self.control.machine.gate.clone();
             let bus = self.bus.clone();
             let supervisor: Arc<dyn Supervisor> = self.end.clone();
-            let counts = self.counts.clone();
+            let (counts, jail) = (self.counts.clone(), self.jail.clone());
+            let name = format!("vcpu{index}");
+            let first = restricted(&name);
+            let work = move || {
+                first();
+                let passage = gate.enter(index, &mut vcpu);
+                if jail.all_in() {
+                    vcpu::thread::run(&mut vcpu, &bus, &passage, &supervisor, counts.as_deref());
+                }
+            };
             std::thread::Builder::new()
-                .name(format!("vcpu{index}"))
+                .name(name)
                 .stack_size(VCPU_STACK)
-                .spawn(move || vcpu::thread::run(vcpu, &bus, &supervisor, counts.as_deref()))
+                .spawn(work)
                 .map_err(|source| MachineError::Thread { index, source })?;
         }
+        self.jail.main_thread();
+        if !self.jail.all_in()
+            && let Some(failure) = self.jail.failure()
+        {
+            return Err(failure.into());
+        }
         let end = self.end;
-        let reason = self.events.run(|| lock(&end.reason).clone())?;
+        let reason = self.events.run(&mut self.control, || lock(&end.reason).clone())?;
         Ok(reason)
     }
 
@@ -203,20 +241,6 @@ fn returnable(size: u64, files: &[Range<u64>]) -> Vec<Ram> {
     parts.into_iter().map(|range| Ram { range, backing: Backing::Private }).collect()
 }
 
-/// Gives all memory to KVM, and joins it for the devices.
-fn add_memory(
-    vm: &VmFd,
-    ram: GuestMemoryMmap,
-    windows: Vec<Window>,
-) -> Result<GuestMemoryMmap, MachineError> {
-    let regions = ram.iter().map(|region| (region, false));
-    let regions = regions.chain(windows.iter().map(|window| (&window.region, window.readonly)));
-    for (slot, (region, readonly)) in regions.enumerate() {
-        slots::add(vm, slot as u32, region, readonly)?;
-    }
-    Ok(memory::join(ram, windows.into_iter().map(|window| window.region).collect())?)
-}
-
 /// What a serial console is made of.
 type LegacyConsole = (Option<Arc<Mutex<Uart>>>, Option<Arc<Mutex<IoApic>>>);
 
@@ -232,36 +256,6 @@ fn add_uart(
     let uart = Arc::new(Mutex::new(Uart::new(line, console.output, its)));
     events.console(Console::new(uart.clone(), console.input, ours))?;
     Ok((Some(uart), Some(ioapic)))
-}
-
-/// Puts the devices on the bus, behind the host bridge, and under the event loop.
-fn add_devices(
-    events: &mut EventLoop,
-    vm: &Arc<VmFd>,
-    memory: &GuestMemoryMmap,
-    devices: Vec<Box<dyn Device>>,
-) -> Result<Vec<pci::Slot>, MachineError> {
-    if devices.len() >= pci::MAX_DEVICES {
-        return Err(MachineError::TooMany(devices.len()));
-    }
-    let mut slots: Vec<pci::Slot> = vec![Arc::new(Mutex::new(HostBridge::new()))];
-    for device in devices {
-        let slot = slots.len();
-        let host = Host {
-            messages: Arc::new(KvmMessages(vm.clone())),
-            doorbells: Arc::new(KvmDoorbells(vm.clone())),
-            memory: memory.clone(),
-        };
-        let places = Places {
-            ports: FIRST_PORT + slot as u16 * PORTS_PER_SLOT,
-            msix: MMIO32_START as u32 + slot as u32 * PAGE as u32,
-        };
-        let function = Arc::new(Mutex::new(VirtioPci::new(device, host, places)?));
-        let handle = events.add(function.clone());
-        lock(&function).set_handle(handle);
-        slots.push(function);
-    }
-    Ok(slots)
 }
 
 /// Both ends of the UART's "I have read all input".

@@ -13,7 +13,8 @@ pub mod ram;
 pub mod slots;
 pub mod window;
 
-use vm_memory::{GuestMemoryMmap, GuestRegionMmap};
+use std::ops::Range;
+use vm_memory::GuestRegionMmap;
 
 /// A page of the x86 MMU, bytes.
 pub const PAGE: u64 = 4096;
@@ -104,51 +105,50 @@ pub struct Window {
     pub readonly: bool,
 }
 
-/// Places regions above RAM, in order.
+/// Places regions above RAM, each in the lowest gap that fits.
 #[derive(Debug)]
 pub struct WindowAllocator {
-    next: u64,
+    start: u64,
+    /// What is taken, in order.
+    taken: Vec<Range<u64>>,
 }
 
 impl WindowAllocator {
     /// Starts above `ram` bytes of RAM.
     pub fn new(ram: u64) -> Self {
         let high = ram.saturating_sub(LOW_RAM_END);
-        WindowAllocator { next: (HIGH_RAM_START + high).next_multiple_of(WINDOW_ALIGN) }
+        let start = (HIGH_RAM_START + high).next_multiple_of(WINDOW_ALIGN);
+        WindowAllocator { start, taken: Vec::new() }
     }
 
-    /// The address of the next region of `size` bytes, a multiple of its size rounded up to a power of two (what a BAR
+    /// The address of a region of `size` bytes, a multiple of its size rounded up to a power of two (what a BAR
     /// needs) and of 2 MiB; `None` beyond what the guest can address.
     pub fn place(&mut self, size: u64) -> Option<u64> {
         let align = size.checked_next_power_of_two()?.max(HUGE_PAGE);
-        let address = self.next.checked_next_multiple_of(align)?;
+        let mut address = self.start.checked_next_multiple_of(align)?;
+        let mut index = 0;
+        while let Some(taken) = self.taken.get(index)
+            && address.checked_add(size)? > taken.start
+        {
+            address = address.max(taken.end).checked_next_multiple_of(align)?;
+            index += 1;
+        }
         // 46 bits: the smallest physical address width of a 64-bit server CPU that is still sold.
-        self.next = address.checked_add(size).filter(|end| *end <= 1 << 46)?;
+        let end = address.checked_add(size).filter(|end| *end <= 1 << 46)?;
+        self.taken.insert(index, address..end);
         Some(address)
     }
-}
 
-/// All memory that devices may address: RAM and windows.
-///
-/// # Errors
-/// When two regions overlap.
-pub fn join(ram: GuestMemoryMmap, windows: Vec<GuestRegionMmap>) -> Result<GuestMemoryMmap, MemoryError> {
-    use vm_memory::{Address, GuestMemoryRegion};
-    let mut memory = ram;
-    for window in windows {
-        let address = window.start_addr().raw_value();
-        memory = memory.insert_region(std::sync::Arc::new(window)).map_err(|e| MemoryError::Place {
-            what: "window",
-            address,
-            reason: e.to_string(),
-        })?;
+    /// Makes the region at `address` free.
+    pub fn release(&mut self, address: u64) {
+        self.taken.retain(|taken| taken.start != address);
     }
-    Ok(memory)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn windows_lie_above_ram_and_do_not_overlap() {
@@ -160,5 +160,26 @@ mod tests {
         assert!(second >= first + (6 << 20));
         assert_eq!(windows.place(u64::MAX), None);
         assert_eq!(windows.place(1 << 46), None);
+    }
+
+    proptest! {
+        #[test]
+        fn gaps_are_used_again_and_nothing_overlaps(steps in prop::collection::vec((any::<bool>(), 1..200u64), 1..60)) {
+            let mut windows = WindowAllocator::new(64 << 20);
+            let mut live: Vec<(u64, u64)> = Vec::new();
+            for (add, number) in steps {
+                if add || live.is_empty() {
+                    let size = number * HUGE_PAGE;
+                    let address = windows.place(size).unwrap();
+                    prop_assert_eq!(address % size.next_power_of_two(), 0);
+                    prop_assert!(live.iter().all(|(start, length)| address + size <= *start || start + length <= address));
+                    live.push((address, size));
+                } else {
+                    windows.release(live.remove(number as usize % live.len()).0);
+                }
+            }
+            live.iter().for_each(|(address, _)| windows.release(*address));
+            prop_assert_eq!(windows.place(HUGE_PAGE), Some(WindowAllocator::new(64 << 20).place(HUGE_PAGE).unwrap()));
+        }
     }
 }

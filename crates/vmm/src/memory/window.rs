@@ -5,7 +5,7 @@ use super::{HUGE_PAGE, MemoryError, Window, WindowAllocator, ram};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use vm_memory::MmapRegion;
+use vm_memory::{GuestMemoryRegion, GuestRegionMmap, MmapRegion};
 
 /// Who sees the guest's writes to a mapped file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +35,13 @@ pub fn file(
         Sharing::CopyOnWrite => (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_NORESERVE),
         Sharing::Shared => (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED),
     };
-    let region = ram::anonymous(size, protection).map_err(failed)?;
-    map_over(&region, file, protection, flags).map_err(failed)?;
-    let region = ram::place(region, address, "pmem image")?;
-    Ok(Window { region, readonly: sharing == Sharing::ReadOnly })
+    let mapped = || {
+        let region = ram::anonymous(size, protection).map_err(failed)?;
+        map_over(&region, file, protection, flags).map_err(failed)?;
+        let region = ram::place(region, address, "pmem image")?;
+        Ok(Window { region, readonly: sharing == Sharing::ReadOnly })
+    };
+    mapped().inspect_err(|_| windows.release(address))
 }
 
 /// Reserves `size` bytes into which a device will map files. Where none is mapped there is no access: a guest that touches it
@@ -49,8 +52,24 @@ pub fn file(
 pub fn dax(windows: &mut WindowAllocator, size: u64) -> Result<Window, MemoryError> {
     let failed = |source| MemoryError::Map { what: "a DAX window", size, source };
     let address = place(windows, size)?;
-    let region = ram::anonymous(size, libc::PROT_NONE).map_err(failed)?;
-    Ok(Window { region: ram::place(region, address, "DAX window")?, readonly: false })
+    let reserved = || {
+        let region = ram::anonymous(size, libc::PROT_NONE).map_err(failed)?;
+        Ok(Window { region: ram::place(region, address, "DAX window")?, readonly: false })
+    };
+    reserved().inspect_err(|_| windows.release(address))
+}
+
+/// Puts pages without access in place of what a window maps, and gives its memory and file back to the host. The addresses stay
+/// reserved, in our process: a device that still has the window in view meets no memory of anybody else.
+///
+/// # Errors
+/// When the host refuses, and nothing has changed.
+pub fn clear(region: &GuestRegionMmap) -> io::Result<()> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    let size = usize::try_from(region.len()).map_err(io::Error::other)?;
+    // SAFETY: replaces the whole of a region that was mapped for guest memory, to which there are no references.
+    let mapped = unsafe { libc::mmap(region.as_ptr().cast(), size, libc::PROT_NONE, flags, -1, 0) };
+    if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn place(windows: &mut WindowAllocator, size: u64) -> Result<u64, MemoryError> {
@@ -81,7 +100,7 @@ fn map_over(region: &MmapRegion, file: &File, protection: i32, flags: i32) -> io
 mod tests {
     use super::*;
     use std::os::unix::fs::FileExt;
-    use vm_memory::{Bytes, GuestMemoryRegion, MemoryRegionAddress};
+    use vm_memory::{Bytes, MemoryRegionAddress};
 
     #[test]
     fn who_sees_a_write() {
@@ -97,6 +116,18 @@ mod tests {
             assert_eq!(byte[0], seen);
             assert_eq!(window.region.len(), HUGE_PAGE);
         }
+    }
+
+    #[test]
+    fn a_cleared_window_is_without_access() {
+        let image = tempfile::tempfile().unwrap();
+        image.set_len(HUGE_PAGE).unwrap();
+        let window = file(&mut WindowAllocator::new(64 << 20), &image, HUGE_PAGE, Sharing::Shared).unwrap();
+        clear(&window.region).unwrap();
+        let pipe = rustix::pipe::pipe().unwrap();
+        // SAFETY: the kernel checks the address.
+        let written = unsafe { libc::write(pipe.1.as_raw_fd(), window.region.as_ptr().cast(), 1) };
+        assert_eq!((written, io::Error::last_os_error().raw_os_error()), (-1, Some(libc::EFAULT)));
     }
 
     #[test]

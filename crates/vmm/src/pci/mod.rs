@@ -73,17 +73,41 @@ struct Route {
 
 /// The bus.
 pub struct Bus {
-    slots: Vec<Slot>,
+    /// [`MAX_DEVICES`] places.
+    slots: RwLock<Vec<Option<Slot>>>,
     address: AtomicU32,
     routes: RwLock<Vec<Route>>,
+    routing: Mutex<()>,
 }
 
 impl Bus {
     /// A bus with these functions in slots 0.., at most [`MAX_DEVICES`].
     pub fn new(slots: Vec<Slot>) -> Self {
-        let bus = Bus { slots, address: AtomicU32::new(0), routes: RwLock::new(Vec::new()) };
+        let mut slots: Vec<_> = slots.into_iter().map(Some).collect();
+        slots.resize_with(MAX_DEVICES, || None);
+        let (slots, routes) = (RwLock::new(slots), RwLock::new(Vec::new()));
+        let bus = Bus { slots, address: AtomicU32::new(0), routes, routing: Mutex::new(()) };
         bus.route();
         bus
+    }
+
+    /// The first place without a function.
+    pub fn free_slot(&self) -> Option<usize> {
+        self.slots.read().unwrap_or_else(PoisonError::into_inner).iter().position(Option::is_none)
+    }
+
+    /// Puts a function into a place, or takes the one away that is there. The guest sees it when it looks at the bus again.
+    pub fn set(&self, index: usize, function: Option<Slot>) {
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = slots.get_mut(index) {
+            *slot = function;
+        }
+        drop(slots);
+        self.route();
+    }
+
+    fn slot(&self, index: usize) -> Option<Slot> {
+        self.slots.read().unwrap_or_else(PoisonError::into_inner).get(index)?.clone()
     }
 
     /// `in` from the configuration ports.
@@ -97,7 +121,7 @@ impl Bus {
             return;
         }
         if let Some((slot, offset)) = self.target(port, data.len()) {
-            let mut function = lock(slot);
+            let mut function = lock(&slot);
             function.config_read(offset, data.len());
             function.config().read(offset, data);
         }
@@ -113,7 +137,7 @@ impl Bus {
             return;
         }
         if let Some((slot, offset)) = self.target(port, data.len()) {
-            let mut function = lock(slot);
+            let mut function = lock(&slot);
             let routed = function.config().write(offset, data);
             function.config_written(offset, data.len());
             drop(function);
@@ -124,7 +148,7 @@ impl Bus {
     }
 
     /// The slot that the address latch names, and the offset in its configuration space.
-    fn target(&self, port: u16, length: usize) -> Option<(&Slot, usize)> {
+    fn target(&self, port: u16, length: usize) -> Option<(Slot, usize)> {
         let address = self.address.load(Ordering::Relaxed);
         let lane = usize::from(port - DATA_PORT);
         let (bus, device, function) = (address >> 16 & 0xFF, address >> 11 & 0x1F, address >> 8 & 7);
@@ -133,34 +157,40 @@ impl Bus {
         if address & ENABLE == 0 || extended != 0 || bus != 0 || function != 0 || lane + length > 4 {
             return None;
         }
-        self.slots.get(device as usize).map(|slot| (slot, (address & 0xFC) as usize + lane))
+        self.slot(device as usize).map(|slot| (slot, (address & 0xFC) as usize + lane))
     }
 
     /// A read that may hit a BAR.
     pub fn bar_read(&self, space: Space, address: u64, data: &mut [u8]) {
         if let Some((slot, bar, offset)) = self.find(space, address, data.len()) {
-            lock(slot).read_bar(bar, offset, data);
+            lock(&slot).read_bar(bar, offset, data);
         }
     }
 
     /// A write that may hit a BAR.
     pub fn bar_write(&self, space: Space, address: u64, data: &[u8]) {
         if let Some((slot, bar, offset)) = self.find(space, address, data.len()) {
-            lock(slot).write_bar(bar, offset, data);
+            lock(&slot).write_bar(bar, offset, data);
         }
     }
 
-    fn find(&self, space: Space, address: u64, length: usize) -> Option<(&Slot, usize, u64)> {
+    fn find(&self, space: Space, address: u64, length: usize) -> Option<(Slot, usize, u64)> {
         let last = address.checked_add(length as u64)?;
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
-        let route = routes.iter().find(|r| r.space == space && r.start <= address && last <= r.end)?;
-        Some((self.slots.get(route.device)?, route.bar, address - route.start))
+        let route = *routes.iter().find(|r| r.space == space && r.start <= address && last <= r.end)?;
+        drop(routes);
+        Some((self.slot(route.device)?, route.bar, address - route.start))
     }
 
     /// Reads all BARs again.
     fn route(&self) {
+        // Of two at once the later one sees what the earlier one has changed.
+        let _one_at_a_time = lock(&self.routing);
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut routes = Vec::new();
-        for (device, slot) in self.slots.iter().enumerate() {
+        for (device, slot) in
+            slots.iter().enumerate().filter_map(|(device, slot)| Some((device, slot.as_ref()?)))
+        {
             for (bar, range) in lock(slot).config().decoded() {
                 routes.push(Route {
                     space: range.space,
@@ -254,6 +284,22 @@ mod tests {
         assert_eq!(bar_reads(&bus, Space::Memory, (1 << 40) + 8), 2);
         write(&bus, 1, 0x10, 0xE000);
         assert_eq!((bar_reads(&bus, Space::Io, 0xC010), bar_reads(&bus, Space::Io, 0xE010)), (0xFF, 0));
+    }
+
+    #[test]
+    fn functions_come_and_go() {
+        let bus = bus();
+        write(&bus, 1, 4, 3);
+        let echo = bus.slot(1).unwrap();
+        assert_eq!(bus.free_slot(), Some(2));
+        bus.set(1, None);
+        assert_eq!(
+            (bus.free_slot(), read(&bus, 1, 0), bar_reads(&bus, Space::Io, 0xC000)),
+            (Some(1), !0, 0xFF)
+        );
+        bus.set(31, Some(echo));
+        assert_eq!((read(&bus, 31, 0), bar_reads(&bus, Space::Io, 0xC010)), (0x1042_1AF4, 0));
+        bus.set(MAX_DEVICES, None);
     }
 
     proptest! {

@@ -17,6 +17,8 @@ pub enum ExitReason {
     Internal(String),
     /// We were asked to end.
     Signal(i32),
+    /// We were told to by the control socket.
+    Shutdown,
 }
 
 impl ExitReason {
@@ -25,6 +27,7 @@ impl ExitReason {
         match self {
             ExitReason::Reset => 0,
             ExitReason::PowerOff => 3,
+            ExitReason::Shutdown => 4,
             ExitReason::Panic => 10,
             ExitReason::TripleFault => 11,
             ExitReason::Internal(_) => 12,
@@ -35,7 +38,7 @@ impl ExitReason {
     /// What to say about it, if anything.
     pub fn message(&self) -> Option<String> {
         match self {
-            ExitReason::Reset | ExitReason::PowerOff => None,
+            ExitReason::Reset | ExitReason::PowerOff | ExitReason::Shutdown => None,
             ExitReason::Panic => Some("the guest's kernel panicked; its console (`--console`) says why".to_string()),
             ExitReason::TripleFault => Some(
                 "the guest had a triple fault: its kernel crashed before it could tell, or it was booted with reboot=t".to_string(),
@@ -65,6 +68,7 @@ mod tests {
             ExitReason::TripleFault,
             ExitReason::Internal(String::new()),
             ExitReason::Signal(15),
+            ExitReason::Shutdown,
         ];
         let codes: std::collections::BTreeSet<u8> = reasons.iter().map(ExitReason::code).collect();
         assert_eq!(codes.len(), reasons.len());

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   cpuid.rs ─► registers.rs ─► thread.rs: KVM_RUN ─► port I/O, MMIO ─► bus
-//!                                   └─ everything else ends the machine: exit.rs
+//!                    gate.rs: pause     └─ everything else ends the machine: exit.rs
 //! ```
 
 pub mod count;
 pub mod cpuid;
 pub mod exit;
+pub mod gate;
 mod port_access;
 pub mod registers;
 pub mod thread;

@@ -2,6 +2,7 @@
 
 use super::count::{ExitCounts, Place};
 use super::exit::ExitReason;
+use super::gate::Passage;
 use super::port_access::{internal_error, port_access};
 use crate::bus::{Bus, Outcome};
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
@@ -19,10 +20,23 @@ pub trait Supervisor: Send + Sync {
 }
 
 /// Runs the guest until the machine ends.
-pub fn run(mut vcpu: VcpuFd, bus: &Bus, supervisor: &Arc<dyn Supervisor>, counts: Option<&ExitCounts>) {
+pub fn run(
+    vcpu: &mut VcpuFd,
+    bus: &Bus,
+    passage: &Passage<'_>,
+    supervisor: &Arc<dyn Supervisor>,
+    counts: Option<&ExitCounts>,
+) {
     loop {
-        match step(&mut vcpu, bus, counts) {
+        passage.count();
+        match step(vcpu, bus, counts) {
             Step::Continue => {}
+            Step::Interrupted => {
+                if passage.pass() {
+                    // So that no watchdog of the guest takes the pause for a hang. Refused when the guest has no such clock.
+                    let _ = vcpu.kvmclock_ctrl();
+                }
+            }
             Step::Reset => return supervisor.reset(false),
             Step::TripleFault => return supervisor.reset(true),
             Step::Ended(reason) => return supervisor.ended(reason),
@@ -32,6 +46,7 @@ pub fn run(mut vcpu: VcpuFd, bus: &Bus, supervisor: &Arc<dyn Supervisor>, counts
 
 enum Step {
     Continue,
+    Interrupted,
     Reset,
     TripleFault,
     Ended(ExitReason),
@@ -70,10 +85,12 @@ fn step(vcpu: &mut VcpuFd, bus: &Bus, counts: Option<&ExitCounts>) -> Step {
         Ok(VcpuExit::FailEntry(reason, cpu)) => Step::Ended(ExitReason::Internal(format!(
             "the CPU refused to enter the guest (hardware reason {reason:#x} on CPU {cpu})"
         ))),
-        Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => Step::Continue,
+        Ok(VcpuExit::Intr) => Step::Interrupted,
+        Ok(VcpuExit::IrqWindowOpen) => Step::Continue,
         Ok(VcpuExit::SystemEvent(kind, _)) => system_event(kind),
         Ok(other) => Step::Ended(ExitReason::Internal(format!("unexpected exit {other:?}"))),
-        Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => Step::Continue,
+        Err(e) if e.errno() == libc::EINTR => Step::Interrupted,
+        Err(e) if e.errno() == libc::EAGAIN => Step::Continue,
         Err(e) if e.errno() == libc::EFAULT => Step::Ended(ExitReason::Internal(
             "the guest used memory that has no page behind it: a file that it maps was cut short, or the host is out of memory".to_string(),
         )),

@@ -11,6 +11,7 @@
 //! All devices live on one thread, the event loop's, so a device has no locks and must never block: what can take long
 //! is done with non-blocking files or handed to a worker thread that the device owns.
 
+use super::counters::Counters;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use virtio_queue::Queue;
@@ -110,6 +111,11 @@ pub trait Device: Send {
 
     /// The window that it offers to the guest, if any.
     fn shared_memory(&self) -> Option<SharedMemory> {
+        None
+    }
+
+    /// What it has done so far, if it counts.
+    fn counters(&self) -> Option<Arc<Counters>> {
         None
     }
 

@@ -10,6 +10,7 @@
 //! be written in a read-only image, what the device reads comes before what it writes (virtio 1.2, 2.7.4.2), it ends, and it has at most [`MAX_SEGMENTS`] pieces. A driver that
 //! breaks these rules gets DEVICE_NEEDS_RESET, once: a broken ring hands out nothing more.
 
+use super::counters::{Counters, add};
 use super::device::{ActiveQueue, DeviceError, Interrupt};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -145,6 +146,7 @@ pub struct Ring {
     interrupt: Arc<dyn Interrupt>,
     broken: bool,
     unsignalled: u32,
+    counters: Option<Arc<Counters>>,
 }
 
 impl Ring {
@@ -168,11 +170,17 @@ impl Ring {
         let valid = queue.queue.is_valid(memory) && allowed(memory, used, true);
         let (memory, interrupt) = (memory.clone(), Arc::clone(interrupt));
         let device = device.to_string();
-        let ring = Self { device, queue, memory, interrupt, broken: !valid, unsignalled: 0 };
+        let ring = Self { device, queue, memory, interrupt, broken: !valid, unsignalled: 0, counters: None };
         if !valid {
             return Err(ring.fault("its addresses are not in guest memory, or where nobody may write"));
         }
         Ok(ring)
+    }
+
+    /// The same, which counts what goes through it: requests given back, their bytes in both directions with all headers.
+    #[must_use]
+    pub fn counted(self, counters: &Arc<Counters>) -> Self {
+        Self { counters: Some(Arc::clone(counters)), ..self }
     }
 
     /// All memory that the guest may name.
@@ -201,7 +209,11 @@ impl Ring {
             },
             Err(_) => Err("the available index is further ahead than the queue is long"),
         };
-        popped.map_err(|reason| self.broke(reason))
+        let popped = popped.map_err(|reason| self.broke(reason))?;
+        if let (Some(counters), Some(chain)) = (&self.counters, &popped) {
+            add(&counters.bytes_from_guest, chain.readable.len());
+        }
+        Ok(popped)
     }
 
     /// Puts the chain that [`Ring::next`] gave last back, to get it again.
@@ -244,6 +256,10 @@ impl Ring {
         }
         self.queue.queue.set_next_used(next);
         self.unsignalled = self.unsignalled.saturating_add(done.len() as u32);
+        if let Some(counters) = &self.counters {
+            add(&counters.requests, done.len() as u64);
+            add(&counters.bytes_to_guest, done.iter().map(|(_, len)| u64::from(*len)).sum());
+        }
         Ok(())
     }
 

@@ -7,7 +7,7 @@
 //!
 //! Threads and not io_uring: they need no system call that a host may have turned off (`kernel.io_uring_disabled`), a seccomp
 //! filter sees each of their calls (it sees none of a ring's), and an idle one costs a few pages. They start with the device,
-//! so before the machine's own filter is set, and call [`ThreadStart`] first, which sets theirs.
+//! so before the event loop's own filter is set; the first thing that each does is what [`ThreadStart`] gave it: it sets its filter.
 
 use super::device::Watch;
 use std::collections::VecDeque;
@@ -20,12 +20,15 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 /// Stack of a worker in bytes; only touched pages count.
 const STACK: usize = 128 << 10;
 
-/// What a new thread does first, given its name: sets its seccomp filter.
-pub type ThreadStart = Arc<dyn Fn(&str) + Send + Sync>;
+/// What a new thread does first: sets its seccomp filter.
+pub type FirstStep = Box<dyn FnOnce() + Send>;
+
+/// Called once for each new thread, with its name, by the thread that is about to start it.
+pub type ThreadStart = Arc<dyn Fn(&str) -> FirstStep + Send + Sync>;
 
 /// A thread that starts without more ado.
 pub fn no_thread_start() -> ThreadStart {
-    Arc::new(|_| {})
+    Arc::new(|_| Box::new(|| {}))
 }
 
 struct State<J, R> {
@@ -70,11 +73,10 @@ impl<J: Send + 'static, R: Send + 'static> Workers<J, R> {
             Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), done }) };
         let run = Arc::new(run);
         for _ in 0..threads.max(1) {
-            let (shared, run, start) = (Arc::clone(&workers.shared), Arc::clone(&run), Arc::clone(start));
+            let (shared, run, first) = (Arc::clone(&workers.shared), Arc::clone(&run), start(name));
             let thread = std::thread::Builder::new().name(name.chars().take(15).collect()).stack_size(STACK);
-            let name = name.to_string();
             thread.spawn(move || {
-                start(&name);
+                first();
                 work(&shared, run.as_ref());
             })?;
         }
@@ -173,7 +175,10 @@ mod tests {
         let count = Arc::clone(&started);
         let hook: ThreadStart = Arc::new(move |name| {
             assert_eq!(name, "w");
-            count.fetch_add(1, Ordering::SeqCst);
+            let count = Arc::clone(&count);
+            Box::new(move || {
+                count.fetch_add(1, Ordering::SeqCst);
+            })
         });
         let workers = Workers::new("w", 3, &hook, |n: u32| n * 2).unwrap();
         (0..100).for_each(|n| workers.submit(n));

@@ -1,5 +1,6 @@
 //! The commands of `clear-vmm`.
 
+mod ctl;
 mod run;
 
 use clap::Subcommand;
@@ -10,7 +11,9 @@ use std::time::Instant;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a machine until its guest ends it
-    Run(run::Args),
+    Run(Box<run::Args>),
+    /// Control a running machine: pause it, change its devices, see what it does
+    Ctl(ctl::Args),
 }
 
 impl Command {
@@ -20,7 +23,8 @@ impl Command {
     /// Whatever the command could not do.
     pub fn run(self, start: Instant) -> anyhow::Result<ExitCode> {
         match self {
-            Command::Run(args) => run::run(args, start),
+            Command::Run(args) => run::run(*args, start),
+            Command::Ctl(args) => ctl::run(args),
         }
     }
 }

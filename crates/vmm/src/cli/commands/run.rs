@@ -3,7 +3,9 @@
 use crate::cli::console::{self, Choice};
 use crate::cli::options::{DiskOption, NetOption, PmemOption, ShareOption, parse_mib};
 use crate::cli::spec;
+use crate::control::socket::{self, BoundPath, Socket};
 use crate::event_loop::signals;
+use crate::jail::{Control, Jail, Violation};
 use crate::machine::devices::OpenDevice;
 use crate::machine::files::{self, Donated, GUEST_CID};
 use crate::machine::{Machine, Options};
@@ -92,6 +94,16 @@ pub struct Args {
     /// Connected socket that the agent's vsock connection leads to
     #[arg(long, value_name = "fd:N", requires = "spec")]
     agent: Option<spec::Fd>,
+    /// Do without the jail: a guest that takes over this program then has all that its user has
+    #[arg(long)]
+    no_jail: bool,
+    /// What a system call does that the jail forbids
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = Violation::Kill, conflicts_with = "no_jail")]
+    seccomp: Violation,
+    /// Socket for `clear-vmm ctl` (pause, hotplug, statistics): made at PATH, for this user alone, and removed at the end; or a
+    /// UNIX stream or seqpacket socket that is listening or connected
+    #[arg(long, value_name = "PATH|fd:N")]
+    control: Option<spec::Source>,
     /// Print the guest's boot stamps (bytes written to port 0x5C0) and their times at the end
     #[arg(long)]
     stamps: bool,
@@ -110,13 +122,16 @@ pub fn run(args: Args, start: Instant) -> anyhow::Result<ExitCode> {
     raise_descriptor_limit();
     let agent = args.agent.as_ref().map(spec::Fd::take).transpose()?;
     let (console, terminal) = console::open(&args.console)?;
-    let donated = Donated { console, agent, devices: devices(&args)?, signals: signals::block()? };
-    let files = files::open(&spec, donated)?;
+    let (control, mut bound) = args.control.as_ref().map(control).transpose()?.unzip();
+    let donated = Donated { console, agent, devices: devices(&args)?, signals: signals::block()?, control };
+    let mut files = files::open(&spec, donated)?;
+    let jail = jail(&args, &mut files, bound.as_mut().and_then(Option::as_mut))?;
     let ram = RamOptions { mergeable: args.mergeable, hugepages: args.hugepages, prefault: args.prefault };
-    let machine = Machine::build(&spec, files, Options { ram, count_exits: args.count_exits, start })?;
+    let options = Options { ram, count_exits: args.count_exits, start };
+    let machine = Machine::build(&spec, files, options, jail)?;
     let (stamps, counts) = (machine.stamps(), machine.exit_counts());
     let reason = machine.run()?;
-    drop(terminal);
+    drop((terminal, bound));
     if args.stamps {
         for (step, time) in stamps.list() {
             eprintln!("clear-vmm: stamp {step}: {:.3} ms", time.as_secs_f64() * 1e3);
@@ -129,12 +144,40 @@ pub fn run(args: Args, start: Instant) -> anyhow::Result<ExitCode> {
     Ok((&reason).into())
 }
 
+/// Enters the jail, unless told not to.
+fn jail(args: &Args, files: &mut files::Files, bound: Option<&mut BoundPath>) -> anyhow::Result<Jail> {
+    if args.no_jail {
+        eprintln!("clear-vmm: warning: --no-jail: a guest that breaks out has all that this user has");
+        return Ok(Jail::none());
+    }
+    if args.seccomp == Violation::Log {
+        eprintln!("clear-vmm: warning: --seccomp=log: forbidden system calls are done, and only logged");
+    }
+    let control = match (bound, &files.control) {
+        (Some(bound), _) => Control::In(bound.directory()),
+        (None, Some(_)) => Control::Donated,
+        (None, None) => Control::None,
+    };
+    Ok(Jail::enter(&mut files.devices, control, args.seccomp)?)
+}
+
 /// A share keeps a descriptor for each file that the guest knows of. The soft limit is for programs that use select(2).
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     // Where this is refused, the share forgets unused files earlier.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// The control socket, and its path if it has one.
+fn control(source: &spec::Source) -> anyhow::Result<(Socket, Option<BoundPath>)> {
+    Ok(match source {
+        spec::Source::Fd(fd) => (Socket::donated(fd.take()?)?, None),
+        spec::Source::Path(path) => {
+            let (socket, bound) = socket::bind(path)?;
+            (socket, Some(bound))
+        }
+    })
 }
 
 fn report(reason: &ExitReason) {

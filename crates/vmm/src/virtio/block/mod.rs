@@ -134,11 +134,6 @@ impl Block {
         })
     }
 
-    /// What it has done so far.
-    pub fn counters(&self) -> Arc<Counters> {
-        Arc::clone(&self.counters)
-    }
-
     fn process(&mut self) -> Result<(), DeviceError> {
         let mut again = true;
         for _ in 0..BUDGET {
@@ -293,6 +288,10 @@ impl Device for Block {
             put(56, &[1]);
         }
         super::config::read(&config, offset, data);
+    }
+
+    fn counters(&self) -> Option<Arc<Counters>> {
+        Some(Arc::clone(&self.counters))
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceError> {

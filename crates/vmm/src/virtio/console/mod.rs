@@ -12,11 +12,13 @@ pub mod port;
 #[cfg(test)]
 mod tests;
 
+use super::counters::Counters;
 use super::device::{Activation, Device, DeviceError, Watch};
 use super::ring::{RING_FEATURES, Ring};
 use port::{Input, Output};
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 /// VIRTIO_CONSOLE_F_SIZE
 const F_SIZE: u64 = 1 << 0;
@@ -39,6 +41,7 @@ pub struct Console {
     input: Input,
     output: Output,
     size: Option<(u16, u16)>,
+    counters: Arc<Counters>,
     active: Option<Active>,
 }
 
@@ -51,7 +54,13 @@ impl Console {
     /// # Errors
     /// `InvalidInput` for a file that would block.
     pub fn new(input: Option<File>, output: Option<File>, size: Option<(u16, u16)>) -> io::Result<Self> {
-        Ok(Self { input: Input::new(input)?, output: Output::new(output)?, size, active: None })
+        Ok(Self {
+            input: Input::new(input)?,
+            output: Output::new(output)?,
+            size,
+            counters: Arc::default(),
+            active: None,
+        })
     }
 
     fn process(&mut self) -> Result<(), DeviceError> {
@@ -94,11 +103,15 @@ impl Device for Console {
         }
     }
 
+    fn counters(&self) -> Option<Arc<Counters>> {
+        Some(Arc::clone(&self.counters))
+    }
+
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceError> {
         let Activation { memory, mut queues, features, interrupt } = activation;
         let mut ring = |index| {
             let queue = super::config::required_queue("console", &mut queues, index)?;
-            Ring::new("console", queue, features, &memory, &interrupt)
+            Ok(Ring::new("console", queue, features, &memory, &interrupt)?.counted(&self.counters))
         };
         self.active = Some(Active { receive: ring(0)?, transmit: ring(1)? });
         Ok(())

@@ -16,6 +16,7 @@ pub mod wire;
 #[cfg(test)]
 mod tests;
 
+use super::counters::Counters;
 use super::device::{Activation, Device, DeviceError, SharedMemory, Watch};
 use super::ring::{Chain, RING_FEATURES, Ring};
 use super::workers::{ThreadStart, Workers};
@@ -57,6 +58,7 @@ pub struct Fs {
     window: Option<SharedMemory>,
     server: Arc<dyn Server>,
     workers: Workers<Job, ()>,
+    counters: Arc<Counters>,
     active: Vec<Option<Arc<Queue>>>,
 }
 
@@ -102,13 +104,24 @@ impl Fs {
         config[MAX_TAG] = 1;
         let (first, then) = (Arc::clone(&server), Arc::clone(start));
         let enter: ThreadStart = Arc::new(move |name| {
-            first.enter_thread();
-            then(name);
+            let (first, then) = (Arc::clone(&first), then(name));
+            Box::new(move || {
+                first.enter_thread();
+                then();
+            })
         });
         let handler = Arc::clone(&server);
         let run = move |job: Job| job.queue.answer(&job.chain, &*handler);
         let workers = Workers::new(&format!("fs {tag}"), threads, &enter, run).map_err(FsError::Thread)?;
-        Ok(Self { name: format!("fs {tag}"), config, window, server, workers, active: Vec::new() })
+        Ok(Self {
+            name: format!("fs {tag}"),
+            config,
+            window,
+            server,
+            workers,
+            counters: Arc::default(),
+            active: Vec::new(),
+        })
     }
 }
 
@@ -140,10 +153,14 @@ impl Device for Fs {
         self.window.map(|window| SharedMemory { id: WINDOW_ID, ..window })
     }
 
+    fn counters(&self) -> Option<Arc<Counters>> {
+        Some(Arc::clone(&self.counters))
+    }
+
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceError> {
         let Activation { memory, queues, features, interrupt } = activation;
         let queue = |queue| {
-            let ring = Ring::new(&self.name, queue, features, &memory, &interrupt)?;
+            let ring = Ring::new(&self.name, queue, features, &memory, &interrupt)?.counted(&self.counters);
             let state = State { ring, more: false, failed: None };
             Ok(Arc::new(Queue { ring: Mutex::new(state), busy: AtomicUsize::new(0) }))
         };

@@ -134,11 +134,6 @@ impl Net {
         })
     }
 
-    /// What it has done so far.
-    pub fn counters(&self) -> Arc<Counters> {
-        Arc::clone(&self.counters)
-    }
-
     fn process(&mut self, rx: bool, tx: bool) -> Result<(), DeviceError> {
         let Some(active) = self.active.as_mut().filter(|_| !self.health.dead) else { return Ok(()) };
         if let Some(flags) = self.offload.take() {
@@ -204,6 +199,10 @@ impl Device for Net {
         config[8..10].copy_from_slice(&1_u16.to_le_bytes());
         config[10..12].copy_from_slice(&self.mtu.unwrap_or(0).to_le_bytes());
         super::config::read(&config, offset, data);
+    }
+
+    fn counters(&self) -> Option<Arc<Counters>> {
+        Some(Arc::clone(&self.counters))
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceError> {

@@ -13,12 +13,14 @@ pub mod request;
 #[cfg(test)]
 mod tests;
 
+use super::counters::Counters;
 use super::device::{Activation, Device, DeviceError, Watch};
 use super::ring::{BUDGET, Buffers, RING_FEATURES, Ring};
 use super::workers::{ThreadStart, Workers};
 use request::Answer;
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 const QUEUE_SIZE: u16 = 64;
@@ -54,6 +56,7 @@ pub struct Pmem {
     size: u64,
     workers: Option<Workers<Batch, (Batch, bool)>>,
     generation: u64,
+    counters: Arc<Counters>,
     active: Option<Active>,
 }
 
@@ -69,7 +72,15 @@ impl Pmem {
                 (batch, rustix::fs::fdatasync(&file).is_ok())
             })?),
         };
-        Ok(Self { name: format!("pmem {name}"), start, size, workers, generation: 0, active: None })
+        Ok(Self {
+            name: format!("pmem {name}"),
+            start,
+            size,
+            workers,
+            generation: 0,
+            counters: Arc::default(),
+            active: None,
+        })
     }
 
     fn process(&mut self) -> Result<(), DeviceError> {
@@ -127,10 +138,14 @@ impl Device for Pmem {
         super::config::read(&config, offset, data);
     }
 
+    fn counters(&self) -> Option<Arc<Counters>> {
+        Some(Arc::clone(&self.counters))
+    }
+
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceError> {
         let Activation { memory, mut queues, features, interrupt } = activation;
         let queue = super::config::required_queue(&self.name, &mut queues, 0)?;
-        let ring = Ring::new(&self.name, queue, features, &memory, &interrupt)?;
+        let ring = Ring::new(&self.name, queue, features, &memory, &interrupt)?.counted(&self.counters);
         self.active = Some(Active { ring, waiting: Vec::new(), busy: false });
         Ok(())
     }

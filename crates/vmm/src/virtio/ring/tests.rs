@@ -185,3 +185,17 @@ proptest! {
         prop_assert_eq!([one, two].concat(), &expected[..total]);
     }
 }
+
+#[test]
+fn counters_know_what_went_through() {
+    let (ring, mut driver) = ring(0);
+    let counters = Arc::default();
+    let mut ring = ring.counted(&counters);
+    let data = driver.alloc(64);
+    driver.add(0, &[(data, 10, false), (data + 16, 20, true)]);
+    let chain = ring.next().unwrap().unwrap();
+    ring.complete(chain.head, 7).unwrap();
+    let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Order::Relaxed);
+    let seen = (read(&counters.requests), read(&counters.bytes_from_guest), read(&counters.bytes_to_guest));
+    assert_eq!(seen, (1, 10, 7));
+}

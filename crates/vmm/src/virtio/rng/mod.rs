@@ -11,10 +11,12 @@ pub mod request;
 #[cfg(test)]
 mod tests;
 
+use super::counters::Counters;
 use super::device::{Activation, Device, DeviceError, Watch};
 use super::rate_limit::{Limiter, Limits, Rate};
 use super::ring::{BUDGET, RING_FEATURES, Ring};
 use std::io;
+use std::sync::Arc;
 
 const QUEUE_SIZE: u16 = 64;
 const TOKEN_LIMIT: u64 = 0;
@@ -26,6 +28,7 @@ pub const DEFAULT_LIMITS: Limits =
 /// The device.
 pub struct Rng {
     limiter: Limiter,
+    counters: Arc<Counters>,
     active: Option<Ring>,
 }
 
@@ -35,7 +38,7 @@ impl Rng {
     /// # Errors
     /// When no timer can be made.
     pub fn new(limits: Limits) -> io::Result<Self> {
-        Ok(Self { limiter: Limiter::new(limits)?, active: None })
+        Ok(Self { limiter: Limiter::new(limits)?, counters: Arc::default(), active: None })
     }
 
     fn process(&mut self) -> Result<(), DeviceError> {
@@ -80,10 +83,15 @@ impl Device for Rng {
 
     fn read_config(&self, _: u64, _: &mut [u8]) {}
 
+    fn counters(&self) -> Option<Arc<Counters>> {
+        Some(Arc::clone(&self.counters))
+    }
+
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceError> {
         let Activation { memory, mut queues, features, interrupt } = activation;
         let queue = super::config::required_queue("rng", &mut queues, 0)?;
-        self.active = Some(Ring::new("rng", queue, features, &memory, &interrupt)?);
+        let ring = Ring::new("rng", queue, features, &memory, &interrupt)?;
+        self.active = Some(ring.counted(&self.counters));
         Ok(())
     }
 

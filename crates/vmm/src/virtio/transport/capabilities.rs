@@ -34,9 +34,10 @@ const MSIX_SIZE: u64 = 4096;
 const VENDOR: u16 = 0x1AF4;
 const MODERN: u16 = 0x1040;
 
-/// Capability ids: vendor specific, MSI-X.
+/// Capability ids: vendor specific, MSI-X, Enhanced Allocation.
 const CAP_VENDOR: u8 = 9;
 const CAP_MSIX: u8 = 0x11;
+const CAP_ENHANCED: u8 = 0x14;
 
 /// `cfg_type` of virtio's capabilities.
 const CFG_COMMON: u8 = 1;
@@ -100,9 +101,7 @@ pub fn build(device: &dyn Device, places: Places, vectors: usize) -> (ConfigSpac
     let mask = [&[0, 0, 0xFF, 0, 0, 0][..], &[0xFF; 12]].concat();
     let pci_access = config.add_capability(CAP_VENDOR, &virtio(CFG_PCI, 0, 0, 0, 0, &[0; 4]), &mask);
     if let Some(window) = device.shared_memory() {
-        let size = window.size.next_power_of_two();
-        config
-            .add_bar(WINDOW, Bar { space: Space::Memory, address: window.address, size, prefetchable: true });
+        config.add_capability(CAP_ENHANCED, &fixed(WINDOW, window.address, window.size), &[]);
         let high = [0u32.to_le_bytes(), ((window.size >> 32) as u32).to_le_bytes()].concat();
         config.add_capability(
             CAP_VENDOR,
@@ -119,6 +118,24 @@ fn virtio(kind: u8, bar: usize, id: u8, offset: u64, length: u64, rest: &[u8]) -
     cap.extend((offset as u32).to_le_bytes());
     cap.extend((length as u32).to_le_bytes());
     cap.extend_from_slice(rest);
+    cap
+}
+
+/// An Enhanced Allocation capability behind id and link, with one entry (PCI Express Base 4.0, 7.8.5): memory in place of BAR `bar`
+/// that is where it is and cannot be moved. A kernel places the BARs of a device that was plugged at run time anew, and the window's
+/// memory would not follow.
+///
+/// The entry does not say "prefetchable", although it is: Linux claims a fixed range only in a parent of the very same kind, and the
+/// root of a machine without ACPI is plain memory (`assign_fixed_resource_on_bus`).
+fn fixed(bar: usize, address: u64, size: u64) -> Vec<u8> {
+    // Entry size (double words behind the first), BAR equivalent, primary property "memory" (0), enabled.
+    let first = 4 | (bar as u32) << 4 | 1 << 31;
+    // Bit 1: the field has 64 bits. The lowest two address bits are not part of it.
+    let wide = |value: u64| (value as u32 & !3) | 2;
+    let last = size - 1;
+    let words = [first, wide(address), wide(last), (address >> 32) as u32, (last >> 32) as u32];
+    let mut cap = vec![1, 0];
+    cap.extend(words.iter().flat_map(|word| word.to_le_bytes()));
     cap
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!   BAR 0, ports, 256 bytes   00 common configuration   40 doorbells, 2 bytes each   80 device configuration   FC ISR
 //!   BAR 1, memory, 4 KiB      MSI-X table and pending bits
-//!   BAR 2, memory, 64-bit     shared memory window (DAX), if the device has one; its memory does not move with the BAR
+//!   in place of BAR 2         shared memory window (DAX), if the device has one; fixed, by an Enhanced Allocation capability
 //! ```
 //!
 //! Registers are ports and not memory, because an exit for a port tells KVM all it needs, where an exit for memory makes it
@@ -100,6 +100,7 @@ pub struct VirtioPci {
     kicks: Vec<(u16, EventFd)>,
     attached_at: Option<u16>,
     activated: bool,
+    unplugged: bool,
     handle: Option<SourceHandle>,
 }
 
@@ -132,8 +133,26 @@ impl VirtioPci {
             kicks: Vec::new(),
             attached_at: None,
             activated: false,
+            unplugged: false,
             handle: None,
         })
+    }
+
+    /// Whether a driver uses the device.
+    pub fn is_active(&self) -> bool {
+        self.activated
+    }
+
+    /// What the guest may name in a descriptor from the next time on that a driver starts the device.
+    pub fn set_memory(&mut self, memory: GuestMemoryMmap) {
+        self.host.memory = memory;
+    }
+
+    /// Takes the device away from its driver, for ever: what a vCPU still does to it has no effect.
+    pub fn unplug(&mut self) {
+        self.reset();
+        self.unplugged = true;
+        self.handle = None;
     }
 
     /// Tells the event loop about changes from now on.
@@ -149,6 +168,9 @@ impl VirtioPci {
 
     /// The driver has written the device status.
     fn status_written(&mut self, value: u8) {
+        if self.unplugged {
+            return;
+        }
         if value == 0 {
             return self.reset();
         }

@@ -171,6 +171,42 @@ fn ready_kick_interrupt_failure_reset() {
 }
 
 #[test]
+fn an_unplugged_device_cannot_be_started() {
+    let mut bench = bench();
+    bench.drive(0x4000);
+    assert!(bench.function.is_active());
+    bench.function.unplug();
+    assert_eq!((bench.function.is_active(), bench.resets.load(Ordering::Relaxed)), (false, 1));
+    assert!(bench.bells.0.lock().unwrap().is_empty());
+    // A vCPU that was on its way when it went.
+    bench.write(20, 1, 15);
+    assert!(!bench.function.is_active() && bench.function.interests().is_empty());
+}
+
+#[test]
+fn the_window_is_where_it_is() {
+    let mut bench = bench();
+    let config = bench.function.config();
+    let word = |config: &ConfigSpace, at: usize| {
+        let mut bytes = [0; 4];
+        config.read(at, &mut bytes);
+        u32::from_le_bytes(bytes)
+    };
+    let mut at = word(config, 0x34) as usize & 0xFF;
+    while word(config, at) as u8 != 0x14 {
+        at = word(config, at) as usize >> 8 & 0xFF;
+        assert_ne!(at, 0, "no Enhanced Allocation");
+    }
+    assert_eq!(word(config, at) >> 16, 1, "one entry");
+    let entry: Vec<u32> = (0..5).map(|index| word(config, at + 4 + 4 * index)).collect();
+    // 64-bit base and last offset, memory in place of BAR 2.
+    assert_eq!(entry, [0x8000_0024, 2, ((3 << 20) - 4) | 2, 2, 0]);
+    config.write(at + 8, &[0xFF; 4]);
+    config.write(0x18, &[0xFF; 8]);
+    assert_eq!((word(config, at + 8), word(config, 0x18), word(config, 0x1C)), (2, 0, 0));
+}
+
+#[test]
 fn rings_outside_of_memory_are_not_used() {
     for rings in [0xF_F000, 1 << 40, u64::MAX - 0xFFF, 0x4001] {
         let mut bench = bench();

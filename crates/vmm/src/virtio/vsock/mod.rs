@@ -24,6 +24,7 @@ mod to_guest;
 #[cfg(test)]
 mod tests;
 
+use super::counters::Counters;
 use super::device::{Activation, Device, DeviceError, Watch};
 use super::ring::{RING_FEATURES, Ring};
 use host::HostSide;
@@ -32,6 +33,7 @@ use peers::Peers;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 pub use packet::HOST_CID;
 
@@ -63,6 +65,7 @@ pub struct Vsock {
     greetings: BTreeMap<u64, OwnedFd>,
     /// RST for packets that belong to no connection.
     resets: VecDeque<Header>,
+    counters: Arc<Counters>,
     active: Option<Active>,
     /// Accepting failed, for example for want of file descriptors: not tried again before something else happens.
     accept_paused: bool,
@@ -90,6 +93,7 @@ impl Vsock {
             peers: Peers::new(rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC)?),
             greetings: BTreeMap::new(),
             resets: VecDeque::new(),
+            counters: Arc::default(),
             active: None,
             accept_paused: false,
             reset_event_due: false,
@@ -145,10 +149,16 @@ impl Device for Vsock {
         data[..count].copy_from_slice(&rest[..count]);
     }
 
+    fn counters(&self) -> Option<Arc<Counters>> {
+        Some(Arc::clone(&self.counters))
+    }
+
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceError> {
         let Activation { memory, queues, features, interrupt } = activation;
         let mut rings = queues.into_iter().map(|queue| {
-            queue.map(|queue| Ring::new("vsock", queue, features, &memory, &interrupt)).transpose()
+            let ring =
+                queue.map(|queue| Ring::new("vsock", queue, features, &memory, &interrupt)).transpose()?;
+            Ok(ring.map(|ring| ring.counted(&self.counters)))
         });
         let mut next = || rings.next().unwrap_or(Ok(None));
         let (Some(rx), Some(tx), event) = (next()?, next()?, next()?) else {

@@ -62,6 +62,8 @@ pub struct ShareOptions {
     pub ids: IdMap,
     /// Where files can be mapped.
     pub window: Option<Window>,
+    /// `/proc/self/fd`, O_PATH, for a process that has given up /proc; else it is opened.
+    pub proc: Option<OwnedFd>,
     /// Most descriptors kept for nodes; `None`: as many as the process may have, less a few.
     pub budget: Option<usize>,
 }
@@ -108,13 +110,16 @@ type Reply = Result<Answer, Errno>;
 const DONE: Reply = Ok(Answer::Body(Vec::new()));
 
 impl Share {
-    /// Shares the directory behind `root`, an O_PATH or read descriptor. To be made while /proc can be reached, in the process that serves.
+    /// Shares the directory behind `root`, an O_PATH or read descriptor. To be made in the process that serves.
     ///
     /// # Errors
     /// When `root` is no directory or /proc is not there.
-    pub fn new(root: OwnedFd, options: ShareOptions) -> Result<Self, ShareError> {
+    pub fn new(root: OwnedFd, mut options: ShareOptions) -> Result<Self, ShareError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let proc = rustix::fs::open("/proc/self/fd", flags, Mode::empty()).map_err(ShareError::Proc)?;
+        let proc = match options.proc.take() {
+            Some(proc) => proc,
+            None => rustix::fs::open("/proc/self/fd", flags, Mode::empty()).map_err(ShareError::Proc)?,
+        };
         let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
         let free = most.saturating_sub(SPARE_DESCRIPTORS).clamp(SPARE_DESCRIPTORS, 1 << 20) as usize;
         // A quarter is for open files.

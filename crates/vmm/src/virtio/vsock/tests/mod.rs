@@ -42,7 +42,7 @@ fn identity() {
 fn without_the_queues_for_packets_it_does_not_start() {
     let mut device = Vsock::new(3, HostSide::default()).unwrap();
     let (memory, interrupt) =
-        (vm_memory::GuestMemoryMmap::new(), std::sync::Arc::new(super::super::mock::Interrupts::default()));
+        (vm_memory::GuestMemoryMmap::new(), Arc::new(super::super::mock::Interrupts::default()));
     let activation = Activation { memory, queues: vec![None, None], features: 0, interrupt };
     assert!(device.activate(activation).unwrap_err().to_string().contains("queue is missing"));
 }

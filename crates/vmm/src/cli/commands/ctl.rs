@@ -1,0 +1,256 @@
+//! `clear-vmm ctl`: the client of a machine's control socket. It opens what a new device needs, and hands it over opened.
+
+use crate::cli::options::{DiskOption, NetOption, PmemOption, ShareOption};
+use crate::control::answers::{Added, State, Stats};
+use crate::control::client::Client;
+use crate::control::protocol::{Access, AddDisk, AddNet, AddPmem, AddShare, Remove, Request};
+use crate::machine::devices::OpenDevice;
+use crate::machine::files;
+use crate::memory::window::Sharing;
+use crate::virtio::block::request::ID_BYTES;
+use clap::Subcommand;
+use serde_json::Value;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Shown below `ctl --help`.
+const EXAMPLES: &str = "\
+Examples:
+  A machine with a control socket, paused and resumed:
+    clear-vmm run --kernel vmlinux --control /run/vm.sock ... &
+    clear-vmm ctl --socket /run/vm.sock pause
+    clear-vmm ctl --socket /run/vm.sock resume
+  A disk for a running machine, which was started with --no-jail; the guest looks for it when it is told to:
+    clear-vmm ctl --socket /run/vm.sock add-disk data.img --id data
+    (guest) echo 1 > /sys/bus/pci/rescan
+  And away again, first in the guest, at the place that add-disk and `state` tell:
+    (guest) echo 1 > /sys/bus/pci/devices/0000:00:03.0/remove
+    clear-vmm ctl --socket /run/vm.sock remove data
+  What each device has done, for programs:
+    clear-vmm ctl --socket /run/vm.sock --json stats";
+
+/// Options of `ctl`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// What `run --control` was given
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What is to be done.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say whether the machine runs or is paused, and list its devices
+    State,
+    /// Say what its devices and virtual CPUs have done, and how much of the host's memory it uses
+    Stats,
+    /// Stop all virtual CPUs and devices; returns when they stand still
+    Pause,
+    /// Let them go on
+    Resume,
+    /// End the machine at once, as if its power was cut; the guest is not asked
+    Shutdown,
+    /// Add a disk: a raw file or block device
+    AddDisk {
+        /// The file
+        #[arg(value_name = "FILE[,ro]")]
+        disk: DiskOption,
+        /// Its name here, and its serial in the guest, at most 20 bytes [default: the file's name]
+        #[arg(long)]
+        id: Option<String>,
+    },
+    /// Add an image mapped into the guest; its size is a multiple of 2 MiB
+    AddPmem {
+        /// The image
+        #[arg(value_name = "FILE[,ro|cow]")]
+        pmem: PmemOption,
+        /// Its name here [default: the file's name]
+        #[arg(long)]
+        id: Option<String>,
+    },
+    /// Add a directory of the host (virtio-fs); its name here is its tag
+    AddShare {
+        /// The directory
+        #[arg(value_name = "DIR,tag=TAG[,ro][,dax=SIZE]")]
+        share: ShareOption,
+    },
+    /// Add a network interface on a tap of the host
+    AddNet {
+        /// The tap
+        #[arg(value_name = "tap=NAME[,mac=ADDRESS]")]
+        net: NetOption,
+        /// Its name here [default: the tap's]
+        #[arg(long)]
+        id: Option<String>,
+    },
+    /// Take a disk, image, share or network away
+    Remove {
+        /// Its name, as `state` lists it
+        id: String,
+        /// Even if the guest still uses it: what it has under way there never ends
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// Has it done.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let (request, file) = request(&args.command)?;
+    let answer =
+        Client::connect(&args.socket)?.call(&request, file.as_ref().map(std::os::fd::AsFd::as_fd))?;
+    if args.json {
+        println!("{answer}");
+    } else {
+        print(&request, answer)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The request, and what was opened for it.
+fn request(command: &Command) -> anyhow::Result<(Request, Option<OwnedFd>)> {
+    let alone = |request| Ok((request, None));
+    match command {
+        Command::State => alone(Request::State),
+        Command::Stats => alone(Request::Stats),
+        Command::Pause => alone(Request::Pause),
+        Command::Resume => alone(Request::Resume),
+        Command::Shutdown => alone(Request::Shutdown),
+        Command::Remove { id, force } => alone(Request::Remove(Remove { id: id.clone(), force: *force })),
+        Command::AddDisk { disk, id } => {
+            let id = id.clone().unwrap_or_else(|| file_name(&disk.path, ID_BYTES));
+            let file = opened(files::disk(&disk.path, &id, disk.readonly)?);
+            Ok((Request::AddDisk(AddDisk { id, readonly: disk.readonly }), file))
+        }
+        Command::AddPmem { pmem, id } => {
+            let access = match pmem.sharing {
+                Sharing::Shared => Access::Shared,
+                Sharing::ReadOnly => Access::Ro,
+                Sharing::CopyOnWrite => Access::Cow,
+            };
+            let id = id.clone().unwrap_or_else(|| file_name(&pmem.path, usize::MAX));
+            let file = opened(files::pmem(&pmem.path, None, pmem.sharing)?);
+            Ok((Request::AddPmem(AddPmem { id, access }), file))
+        }
+        Command::AddShare { share } => {
+            let (id, dax) = (share.tag.clone(), share.dax_mib << 20);
+            let file = opened(files::share(&share.path, &share.tag, share.readonly, dax)?);
+            Ok((Request::AddShare(AddShare { id, readonly: share.readonly, dax }), file))
+        }
+        Command::AddNet { net, id } => {
+            let file = opened(files::net(&net.tap, net.mac)?);
+            let id = id.clone().unwrap_or_else(|| net.tap.clone());
+            Ok((Request::AddNet(AddNet { id, mac: net.mac }), file))
+        }
+    }
+}
+
+/// The descriptor that goes over.
+fn opened(device: OpenDevice) -> Option<OwnedFd> {
+    match device {
+        OpenDevice::Block { file, .. }
+        | OpenDevice::Pmem { file, .. }
+        | OpenDevice::Net { tap: file, .. } => Some(file.into()),
+        OpenDevice::Share { root, .. } => Some(root),
+        _ => None,
+    }
+}
+
+fn file_name(path: &Path, most: usize) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut end = name.len().min(most);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    name[..end].to_string()
+}
+
+fn print(request: &Request, answer: Value) -> anyhow::Result<()> {
+    match request {
+        Request::State => print_state(&serde_json::from_value(answer)?),
+        Request::Stats => print_stats(&serde_json::from_value(answer)?),
+        Request::AddDisk(_) | Request::AddPmem(_) | Request::AddShare(_) | Request::AddNet(_) => {
+            let Added { id, pci } = serde_json::from_value(answer)?;
+            println!("{id} is at {pci}; the guest finds it by `echo 1 > /sys/bus/pci/rescan`");
+        }
+        Request::Pause | Request::Resume | Request::Shutdown | Request::Remove(_) => {}
+    }
+    Ok(())
+}
+
+fn print_state(state: &State) {
+    println!("{}, pid {}, {} CPUs, {} MiB", state.state, state.pid, state.vcpus, state.memory >> 20);
+    println!("{:24} {:8} {:12} IN USE", "DEVICE", "KIND", "PCI");
+    for device in &state.devices {
+        let active = if device.active { "yes" } else { "no" };
+        println!("{:24} {:8} {:12} {active}", device.id, device.kind, device.pci);
+    }
+}
+
+fn print_stats(stats: &Stats) {
+    let kib = |bytes: u64| bytes >> 10;
+    let memory = &stats.memory;
+    println!(
+        "memory  {} KiB resident: {} KiB private, {} KiB shared with others; {} KiB in swap",
+        kib(memory.rss),
+        kib(memory.private),
+        kib(memory.shared),
+        kib(memory.swap)
+    );
+    if let Some(balloon) = &stats.balloon {
+        println!(
+            "balloon {} KiB taken now, {} KiB given back so far",
+            kib(balloon.taken),
+            kib(balloon.freed)
+        );
+    }
+    for (index, exits) in stats.vcpu_exits.iter().enumerate() {
+        println!("vcpu{index}   {exits} exits");
+    }
+    println!(
+        "{:24} {:>10} {:>14} {:>14} {:>8} {:>9}",
+        "DEVICE", "REQUESTS", "TO GUEST", "FROM GUEST", "ERRORS", "THROTTLED"
+    );
+    for device in &stats.devices {
+        println!(
+            "{:24} {:>10} {:>14} {:>14} {:>8} {:>9}",
+            device.id,
+            device.requests,
+            device.bytes_to_guest,
+            device.bytes_from_guest,
+            device.errors,
+            device.throttled
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_ids_are_the_files_names() {
+        assert_eq!(file_name(Path::new("/a/data.img"), ID_BYTES), "data.img");
+        assert_eq!(file_name(Path::new("/a/ääääääääääääää"), ID_BYTES), "ä".repeat(10));
+        assert_eq!(file_name(Path::new("/"), ID_BYTES), "");
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_told_before_the_machine_is_asked() {
+        let disk = DiskOption { path: "/nonexistent/x".into(), readonly: false };
+        let error = request(&Command::AddDisk { disk, id: None }).unwrap_err().to_string();
+        assert!(error.contains("opening the disk /nonexistent/x"), "{error}");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(2 << 20).unwrap();
+        let pmem = PmemOption { path: file.path().into(), sharing: Sharing::CopyOnWrite };
+        let (request, file) = request(&Command::AddPmem { pmem, id: Some("p".into()) }).unwrap();
+        assert_eq!(request, Request::AddPmem(AddPmem { id: "p".to_string(), access: Access::Cow }));
+        assert!(file.is_some());
+    }
+}

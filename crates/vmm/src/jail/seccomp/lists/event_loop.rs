@@ -1,0 +1,33 @@
+//! The main thread: the event loop, and what is left to do when the machine has ended.
+
+use super::Argument::{Is, IsOwnProcess};
+use super::{Call, KVMIO, any, ioc, when};
+
+pub const CALLS: &[Call] = &[
+    any(libc::SYS_epoll_wait),
+    any(libc::SYS_epoll_pwait),
+    // The terminal as it was before.
+    when(libc::SYS_ioctl, &[&[Is(1, libc::TCSETS2 as u32)], &[Is(1, libc::TCSETS as u32)]]),
+];
+
+/// SIGRTMIN, with which vCPUs are stopped: the first that glibc leaves to programs (signal(7)).
+const SIGRTMIN: u32 = 34;
+
+/// Takes memory from the guest with the device that it belongs to; `struct kvm_userspace_memory_region` has 32 bytes.
+const KVM_SET_USER_MEMORY_REGION: u32 = ioc(1, KVMIO, 0x46, 32);
+
+/// The control socket: its clients, stopping vCPUs by a signal, statistics, taking devices away (a share that goes looks at its root once
+/// more), and its name in the file system, which goes at the end.
+pub const CONTROL: &[Call] = &[
+    any(libc::SYS_accept4),
+    any(libc::SYS_recvmsg),
+    any(libc::SYS_sendmsg),
+    any(libc::SYS_getpid),
+    when(libc::SYS_tgkill, &[&[IsOwnProcess(0), Is(2, SIGRTMIN)]]),
+    when(libc::SYS_ioctl, &[&[Is(1, KVM_SET_USER_MEMORY_REGION)]]),
+    any(libc::SYS_statx),
+    any(libc::SYS_lseek),
+    any(libc::SYS_pread64),
+    any(libc::SYS_newfstatat),
+    any(libc::SYS_unlinkat),
+];

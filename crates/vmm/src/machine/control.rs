@@ -1,0 +1,160 @@
+//! What the control socket can do to a running machine.
+
+use super::devices::{self, Workshop};
+use super::plugs::Plugs;
+use super::{hotplug, memory_use};
+use crate::control::Commands;
+use crate::control::answers::{Added, BalloonStats, State, Stats};
+use crate::control::protocol::{Outcome, Request};
+use crate::control::server::Server;
+use crate::event_loop::{Controller, EventLoop};
+use crate::jail::Jail;
+use crate::vcpu::exit::ExitReason;
+use crate::vcpu::gate::Gate;
+use crate::virtio::balloon::control::BalloonControl;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long vCPUs may take to stop: longer than a device's reset, which one of them may be waiting for.
+const PAUSE_LIMIT: Duration = Duration::from_secs(8);
+
+/// The machine, as far as it can be controlled.
+pub struct Controlled {
+    /// Stops the vCPUs.
+    pub gate: Arc<Gate>,
+    /// Bytes of RAM.
+    pub ram: u64,
+    /// The devices.
+    pub plugs: Plugs,
+    /// The balloon's control.
+    pub balloon: Option<BalloonControl>,
+    /// `/proc/self/smaps_rollup`.
+    pub memory_use: Option<File>,
+    /// What threads of new devices enter.
+    pub jail: Jail,
+    /// Whether it is paused.
+    pub paused: bool,
+}
+
+/// A machine and its control socket.
+pub struct Control {
+    /// The clients, if there is a socket.
+    pub server: Option<Server>,
+    /// The machine.
+    pub machine: Controlled,
+}
+
+impl Controller for Control {
+    fn ready(&mut self, events: &mut EventLoop, number: u16) -> Option<ExitReason> {
+        self.server.as_mut()?.ready(events, &mut self.machine, number)
+    }
+
+    fn woken(&mut self, events: &mut EventLoop) -> Option<ExitReason> {
+        self.server.as_mut()?.woken(events, &mut self.machine)
+    }
+}
+
+impl Commands for Controlled {
+    fn run(
+        &mut self,
+        events: &mut EventLoop,
+        request: Request,
+        file: Option<OwnedFd>,
+    ) -> (Outcome, Option<ExitReason>) {
+        let name = request.name();
+        let result = match request {
+            Request::Shutdown => return (Outcome::done(), Some(ExitReason::Shutdown)),
+            Request::State => Ok(Outcome::ok(&self.state())),
+            Request::Stats => self.stats().map(|stats| Outcome::ok(&stats)),
+            Request::Pause => self.pause(events).map(|()| Outcome::done()),
+            Request::Resume => {
+                self.resume(events);
+                Ok(Outcome::done())
+            }
+            Request::Remove(remove) => self
+                .may_change()
+                .and_then(|()| self.plugs.unplug(events, &remove.id, remove.force))
+                .map(|()| Outcome::done()),
+            Request::AddDisk(_) | Request::AddPmem(_) | Request::AddShare(_) | Request::AddNet(_) => {
+                self.add(events, request, file).map(|added| Outcome::ok(&added))
+            }
+        };
+        (result.unwrap_or_else(|reason| Outcome::Error(format!("{name}: {reason}"))), None)
+    }
+}
+
+impl Controlled {
+    fn state(&self) -> State {
+        State {
+            state: if self.paused { "paused" } else { "running" }.to_string(),
+            pid: std::process::id(),
+            vcpus: self.gate.exits().len(),
+            memory: self.ram,
+            devices: self.plugs.states(),
+        }
+    }
+
+    fn stats(&self) -> Result<Stats, String> {
+        Ok(Stats {
+            vcpu_exits: self.gate.exits(),
+            memory: memory_use::read(self.memory_use.as_ref()).map_err(|e| e.to_string())?,
+            balloon: self
+                .balloon
+                .as_ref()
+                .map(|balloon| BalloonStats { taken: balloon.actual(), freed: balloon.freed() }),
+            devices: self.plugs.stats(),
+        })
+    }
+
+    /// Devices first: what vCPUs still do reaches them under their locks, and nothing new is served.
+    fn pause(&mut self, events: &mut EventLoop) -> Result<(), String> {
+        if self.paused {
+            return Ok(());
+        }
+        events.set_paused(true);
+        if let Err(error) = self.gate.close(PAUSE_LIMIT) {
+            events.set_paused(false);
+            return Err(format!("{error}; the machine runs on"));
+        }
+        self.paused = true;
+        Ok(())
+    }
+
+    fn resume(&mut self, events: &mut EventLoop) {
+        if std::mem::take(&mut self.paused) {
+            self.gate.open();
+            events.set_paused(false);
+        }
+    }
+
+    /// Threads of new devices would be held by the filter of this thread, which starts them; and those of devices that go may not even end.
+    fn may_change(&self) -> Result<(), String> {
+        match self.jail.is_shut() {
+            true => Err("this machine is in its jail, and keeps the devices that it was started with; \
+                         one that was started with --no-jail takes and gives devices"
+                .to_string()),
+            false => Ok(()),
+        }
+    }
+
+    fn add(
+        &mut self,
+        events: &mut EventLoop,
+        request: Request,
+        file: Option<OwnedFd>,
+    ) -> Result<Added, String> {
+        self.may_change()?;
+        let id = request.id().unwrap_or_default().to_string();
+        if self.plugs.has(&id) {
+            return Err(format!("there is a device {id:?} already"));
+        }
+        let open = hotplug::open(request, file)?;
+        let mut workshop =
+            Workshop { windows: &mut self.plugs.windows, ram: Vec::new(), jail: self.jail.clone() };
+        let made = devices::make(open, &mut workshop).map_err(|e| e.to_string())?;
+        let pci = self.plugs.plug(events, vec![made]).map_err(|e| e.to_string())?;
+        Ok(Added { id, pci })
+    }
+}

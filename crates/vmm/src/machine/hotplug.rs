@@ -1,0 +1,107 @@
+//! What a client of the control socket has opened, as a device: checks that it is what the client says.
+
+use super::devices::OpenDevice;
+use crate::control::protocol::{Access, Request};
+use crate::memory::HUGE_PAGE;
+use crate::memory::window::Sharing;
+use crate::virtio::block::request::ID_BYTES;
+use crate::virtio::fs::MAX_TAG;
+use crate::virtio::net::tap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+
+/// The device that `request` asks for, on `file`.
+///
+/// # Errors
+/// Why that cannot be, in words.
+pub fn open(request: Request, file: Option<OwnedFd>) -> Result<OpenDevice, String> {
+    let file = File::from(file.ok_or("the opened file is missing")?);
+    let meta = file.metadata().map_err(|e| format!("looking at the file: {e}"))?;
+    match request {
+        Request::AddDisk(disk) => {
+            if disk.id.len() > ID_BYTES {
+                return Err(format!("the id of a disk has at most {ID_BYTES} bytes: it is its serial"));
+            }
+            if !meta.is_file() && !meta.file_type().is_block_device() {
+                return Err("what was opened is neither a file nor a block device".to_string());
+            }
+            Ok(OpenDevice::Block { file, serial: disk.id, readonly: disk.readonly })
+        }
+        Request::AddPmem(pmem) => {
+            let size = meta.len();
+            if !meta.is_file() || size == 0 || !size.is_multiple_of(HUGE_PAGE) {
+                return Err(format!(
+                    "the image has {size} bytes; a pmem image is a file of a multiple of 2 MiB: `truncate -s %2M FILE` makes it one"
+                ));
+            }
+            let sharing = match pmem.access {
+                Access::Shared => Sharing::Shared,
+                Access::Ro => Sharing::ReadOnly,
+                Access::Cow => Sharing::CopyOnWrite,
+            };
+            Ok(OpenDevice::Pmem { file, name: pmem.id, size, sharing })
+        }
+        Request::AddShare(share) => {
+            if !meta.is_dir() {
+                return Err("what was opened is no directory".to_string());
+            }
+            if share.id.len() > MAX_TAG {
+                return Err(format!("the id of a share has at most {MAX_TAG} bytes: it is its tag"));
+            }
+            if !share.dax.is_multiple_of(HUGE_PAGE) {
+                return Err(format!("a DAX window of {} bytes; its size is a multiple of 2 MiB", share.dax));
+            }
+            Ok(OpenDevice::Share {
+                root: file.into(),
+                proc: None,
+                tag: share.id,
+                readonly: share.readonly,
+                dax: share.dax,
+            })
+        }
+        Request::AddNet(net) => {
+            if net.mac[0] & 1 == 1 {
+                return Err("the hardware address is a group's, not an interface's".to_string());
+            }
+            tap::prepare(&file).map_err(|e| format!("{e}; what was opened is no tap"))?;
+            Ok(OpenDevice::Net { tap: file, name: net.id, mac: net.mac })
+        }
+        other => Err(format!("{} adds nothing", other.name())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::protocol::{AddDisk, AddNet, AddPmem, AddShare};
+
+    fn refused(request: Request, file: impl Into<OwnedFd>) -> String {
+        open(request, Some(file.into())).map(|_| ()).unwrap_err()
+    }
+
+    #[test]
+    fn what_was_opened_is_what_was_said() {
+        let file = || {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(HUGE_PAGE + 512).unwrap();
+            file
+        };
+        let directory = || File::open("/").unwrap();
+        let id = || "x".to_string();
+        let disk = |id| Request::AddDisk(AddDisk { id, readonly: false });
+        let pmem = Request::AddPmem(AddPmem { id: id(), access: Access::Ro });
+        let share = |dax| Request::AddShare(AddShare { id: id(), readonly: true, dax });
+        let net = |first| Request::AddNet(AddNet { id: id(), mac: [first, 0, 0, 0, 0, 1] });
+        assert!(refused(disk(id()), directory()).contains("neither a file nor"));
+        assert!(refused(disk("x".repeat(21)), file()).contains("at most 20 bytes"));
+        assert!(refused(pmem, file()).contains("multiple of 2 MiB"));
+        assert!(refused(share(0), file()).contains("no directory"));
+        assert!(refused(share(4096), directory()).contains("multiple of 2 MiB"));
+        assert!(refused(net(2), file()).contains("no tap"));
+        assert!(refused(net(1), file()).contains("a group's"));
+        assert!(open(disk(id()), Some(file().into())).is_ok());
+        assert!(open(share(2 << 20), Some(directory().into())).is_ok());
+        assert!(open(disk(id()), None).is_err());
+    }
+}
