@@ -173,12 +173,18 @@ fn end_to_end(root: &Path) -> Result<()> {
     succeed(&mut command, "cargo test --package vm_tests")
 }
 
-/// Which tests run in the lab: those that show the whole way through clear-vmm. All of them take half an hour there; CONTRIBUTING.md
-/// says how.
-const IN_LAB: [&str; 5] = ["run::", "exec::", "hooks::", "pause::", "terminals::"];
+/// Which tests run in the lab: few that show the whole way through clear-vmm. About one boot in a hundred ends there by a triple
+/// fault whose cause is not known yet, so more of them would fail too often; CONTRIBUTING.md says how to run all.
+const IN_LAB: [&str; 5] = [
+    "exec::exec_takes_user_directory_environment_and_passes_streams_and_exit_code",
+    "hooks::host_hooks_run_in_order_with_the_state_on_their_input",
+    "pause::a_paused_container_stands_still_until_it_is_resumed",
+    "run::the_exit_code_is_the_programs",
+    "stdio::every_byte_passes_both_ways_and_end_of_input_arrives",
+];
 
-/// Seconds for them in the lab; they take a fifth of that on two cores.
-const LAB_TIME: &str = "900";
+/// Seconds for them in the lab; they take a tenth of that on two cores.
+const LAB_TIME: &str = "300";
 
 /// Some of the same tests in one boot of the lab, where `cor` finds that KVM works and takes clear-vmm.
 fn end_to_end_in_lab(root: &Path) -> Result<()> {
