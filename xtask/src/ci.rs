@@ -173,8 +173,8 @@ fn end_to_end(root: &Path) -> Result<()> {
     succeed(&mut command, "cargo test --package vm_tests")
 }
 
-/// Which tests run in the lab: few that show the whole way through clear-vmm. About one boot in a hundred ends there by a triple
-/// fault whose cause is not known yet, so more of them would fail too often; CONTRIBUTING.md says how to run all.
+/// Which tests run in the lab, one after another: few that show the whole way through clear-vmm. While another machine ends, about
+/// one boot in a hundred ends there by a triple fault whose cause is not known yet; CONTRIBUTING.md says how to run all tests.
 const IN_LAB: [&str; 5] = [
     "exec::exec_takes_user_directory_environment_and_passes_streams_and_exit_code",
     "hooks::host_hooks_run_in_order_with_the_state_on_their_input",
@@ -191,7 +191,7 @@ fn end_to_end_in_lab(root: &Path) -> Result<()> {
     let program = std::env::current_exe().context("finding this program")?;
     let mut command = Command::new(program);
     command.args(["lab", "--memory", "4096", "--timeout", LAB_TIME, "--"]).arg(test_program(root)?);
-    command.args(["--test-threads", "2"]).args(IN_LAB);
+    command.args(["--test-threads", "1"]).args(IN_LAB);
     command.env("CLEAR_TEST_MINI_OS", TESTED_PROFILE);
     command.env("CLEAR_TEST_PROGRAMS", root.join("target/release")).current_dir(root.join("vm_tests"));
     succeed(&mut command, "the end-to-end tests in the lab")
