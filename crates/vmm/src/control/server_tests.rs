@@ -55,6 +55,7 @@ fn bench(answer: usize) -> Bench {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("c");
     let (socket, bound) = socket::bind(&path).unwrap();
+    let socket = Socket::Listening(socket);
     let (sender, seen) = channel();
     let thread = std::thread::spawn(move || {
         let mut events = EventLoop::new().unwrap();

@@ -17,11 +17,11 @@ const BACKLOG: i32 = 16;
 pub enum SocketError {
     /// It exists.
     #[error(
-        "binding the control socket {}: it exists; another machine has it, or one that was killed has left it: remove it then", .0.display()
+        "binding the socket {}: it exists; another machine has it, or one that was killed has left it: remove it then", .0.display()
     )]
     Exists(PathBuf),
     /// It cannot be bound.
-    #[error("binding the control socket {}: {source}", path.display())]
+    #[error("binding the socket {}: {source}", path.display())]
     Bind {
         /// Where.
         path: PathBuf,
@@ -78,11 +78,11 @@ pub struct BoundPath {
     identity: (u64, u64),
 }
 
-/// Binds and listens at `path`, which only its owner may connect to.
+/// Binds and listens at `path`, which only its owner may connect to. The socket does not block.
 ///
 /// # Errors
 /// When it exists or cannot be made.
-pub fn bind(path: &Path) -> Result<(Socket, BoundPath), SocketError> {
+pub fn bind(path: &Path) -> Result<(OwnedFd, BoundPath), SocketError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::AddrInUse => SocketError::Exists(path.to_path_buf()),
         _ => SocketError::Bind { path: path.to_path_buf(), source },
@@ -101,10 +101,18 @@ pub fn bind(path: &Path) -> Result<(Socket, BoundPath), SocketError> {
         rustix::fs::statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| failed(e.into()))?;
     let bound = BoundPath { directory, name, identity: (stat.st_dev, stat.st_ino) };
     rustix::net::listen(&socket, BACKLOG).map_err(|e| failed(e.into()))?;
-    Ok((Socket::Listening(socket), bound))
+    Ok((socket, bound))
 }
 
 impl BoundPath {
+    /// The same directory, for somebody else.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn directory_again(&self) -> io::Result<OwnedFd> {
+        self.directory.try_clone()
+    }
+
     /// The directory in which the name is, for the jail to replace by one that leads nowhere else.
     pub fn directory(&mut self) -> &mut OwnedFd {
         &mut self.directory

@@ -86,17 +86,6 @@ pub enum Role {
     },
 }
 
-/// The control socket.
-#[derive(Debug)]
-pub enum Control<'a> {
-    /// There is none.
-    None,
-    /// It was donated.
-    Donated,
-    /// It has a name in this directory, which goes at the end.
-    In(&'a mut OwnedFd),
-}
-
 /// Ways into the process that not every machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Doors {
@@ -131,13 +120,15 @@ impl Jail {
 
     /// Takes everything away that is not needed any more once all files are open. The caller must be the only thread of the process.
     ///
-    /// Shared directories and the directories of sockets are replaced by mounts of their own, out of which no `..` leads.
+    /// Shared directories and the directories of sockets are replaced by mounts of their own, out of which no `..` leads; `names` are
+    /// directories with a socket whose name goes at the end. `control`: there is a control socket.
     ///
     /// # Errors
     /// The step that failed. The process is good for nothing but its end then.
     pub fn enter(
         devices: &mut [OpenDevice],
-        control: Control<'_>,
+        names: &mut [&mut OwnedFd],
+        control: bool,
         violation: Violation,
     ) -> Result<Self, JailError> {
         one_arena();
@@ -146,12 +137,7 @@ impl Jail {
         let sockets =
             has(|device| matches!(device, OpenDevice::Vsock { host, .. } if host.sockets.is_some()));
         let owner = namespaces::enter(sockets || violation == Violation::Log)?;
-        let (control, directory) = match control {
-            Control::None => (false, None),
-            Control::Donated => (true, None),
-            Control::In(directory) => (true, Some(directory)),
-        };
-        root::enter(devices, directory)?;
+        root::enter(devices, names)?;
         limits::set(shares)?;
         let wanted = match owner {
             namespaces::Owner::Host => capabilities::of_devices(devices),

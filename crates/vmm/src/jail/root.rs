@@ -25,16 +25,16 @@ use std::path::PathBuf;
 /// Nothing in the jail is run, and no device opened.
 const QUIET: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
 
-/// Moves this process into an empty root. Its mount namespace must be its own already. `control` is where the control socket's name is.
+/// Moves this process into an empty root. Its mount namespace must be its own already. `names` are the directories of sockets' names.
 ///
 /// # Errors
 /// The step that failed.
-pub fn enter(devices: &mut [OpenDevice], control: Option<&mut OwnedFd>) -> Result<(), JailError> {
+pub fn enter(devices: &mut [OpenDevice], names: &mut [&mut OwnedFd]) -> Result<(), JailError> {
     let propagation = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", propagation).map_err(doing("keeping mounts to ourselves"))?;
     let shares = replace(devices)?;
-    if let Some(directory) = control {
-        *directory = own_mount(directory, OpenTreeFlags::empty(), QUIET)?;
+    for directory in names {
+        **directory = own_mount(directory, OpenTreeFlags::empty(), QUIET)?;
     }
     let root = empty()?;
     let moved = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;

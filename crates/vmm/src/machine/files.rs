@@ -5,6 +5,7 @@ use super::kvm::{self, KvmError};
 use super::memory_use;
 use crate::boot;
 use crate::control::socket::Socket;
+use crate::control::socket::{self, BoundPath, SocketError};
 use crate::memory::HUGE_PAGE;
 use crate::memory::window::Sharing;
 use crate::virtio::fs::MAX_TAG;
@@ -16,7 +17,6 @@ use rustix::fs::{Mode, OFlags};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 /// The first address that a guest may have (vsock(7)).
@@ -78,6 +78,9 @@ pub enum FileError {
     /// No such interface.
     #[error("there is no network interface {0:?}; make it with `ip tuntap add dev NAME mode tap vnet_hdr`")]
     NoTap(String),
+    /// A socket that cannot be bound.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// It cannot be used.
     #[error(transparent)]
     Tap(#[from] tap::TapError),
@@ -240,19 +243,23 @@ pub fn net(name: &str, mac: [u8; 6]) -> Result<OpenDevice, FileError> {
 ///
 /// # Errors
 /// When it cannot be bound.
-pub fn vsock(path: &Path, cid: u64) -> Result<OpenDevice, FileError> {
+pub fn vsock(path: &Path, cid: u64) -> Result<(OpenDevice, BoundPath), FileError> {
     let failed = |source| FileError::Open { what: "vsock socket", path: path.to_path_buf(), source };
     let name = path.file_name().ok_or_else(|| failed(io::Error::from(io::ErrorKind::InvalidInput)))?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let directory = OwnedFd::from(File::open(parent).map_err(failed)?);
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    let sockets = Some(Sockets { directory, name: name.to_os_string(), listener });
-    Ok(OpenDevice::Vsock { cid, host: HostSide { agent: None, sockets } })
+    let (listener, bound) = socket::bind(path)?;
+    let directory = bound.directory_again().map_err(failed)?;
+    let sockets = Some(Sockets { directory, name: name.to_os_string(), listener: listener.into() });
+    Ok((OpenDevice::Vsock { cid, host: HostSide { agent: None, sockets } }, bound))
 }
 
-/// Opens a regular file or a block device for reading.
+/// Opens a regular file for reading: a kernel or an initramfs, whose length counts.
 fn open_file(what: &'static str, path: &Path) -> Result<File, FileError> {
-    open_with(what, path, false)
+    let failed = |source| FileError::Open { what, path: path.to_path_buf(), source };
+    let file = open_with(what, path, false)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(io::Error::other("no regular file")));
+    }
+    Ok(file)
 }
 
 fn open_with(what: &'static str, path: &Path, write: bool) -> Result<File, FileError> {

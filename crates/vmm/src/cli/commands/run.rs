@@ -5,7 +5,7 @@ use crate::cli::options::{DiskOption, NetOption, PmemOption, ShareOption, parse_
 use crate::cli::spec;
 use crate::control::socket::{self, BoundPath, Socket};
 use crate::event_loop::signals;
-use crate::jail::{Control, Jail, Violation};
+use crate::jail::{Jail, Violation};
 use crate::machine::devices::OpenDevice;
 use crate::machine::files::{self, Donated, GUEST_CID};
 use crate::machine::{Machine, Options};
@@ -122,10 +122,12 @@ pub fn run(args: Args, start: Instant) -> anyhow::Result<ExitCode> {
     raise_descriptor_limit();
     let agent = args.agent.as_ref().map(spec::Fd::take).transpose()?;
     let (console, terminal) = console::open(&args.console)?;
-    let (control, mut bound) = args.control.as_ref().map(control).transpose()?.unzip();
-    let donated = Donated { console, agent, devices: devices(&args)?, signals: signals::block()?, control };
+    let mut bound = Vec::new();
+    let control = args.control.as_ref().map(|source| control(source, &mut bound)).transpose()?;
+    let devices = devices(&args, &mut bound)?;
+    let donated = Donated { console, agent, devices, signals: signals::block()?, control };
     let mut files = files::open(&spec, donated)?;
-    let jail = jail(&args, &mut files, bound.as_mut().and_then(Option::as_mut))?;
+    let jail = jail(&args, &mut files, &mut bound)?;
     let ram = RamOptions { mergeable: args.mergeable, hugepages: args.hugepages, prefault: args.prefault };
     let options = Options { ram, count_exits: args.count_exits, start };
     let machine = Machine::build(&spec, files, options, jail)?;
@@ -145,7 +147,7 @@ pub fn run(args: Args, start: Instant) -> anyhow::Result<ExitCode> {
 }
 
 /// Enters the jail, unless told not to.
-fn jail(args: &Args, files: &mut files::Files, bound: Option<&mut BoundPath>) -> anyhow::Result<Jail> {
+fn jail(args: &Args, files: &mut files::Files, bound: &mut [BoundPath]) -> anyhow::Result<Jail> {
     if args.no_jail {
         eprintln!("clear-vmm: warning: --no-jail: a guest that breaks out has all that this user has");
         return Ok(Jail::none());
@@ -153,12 +155,8 @@ fn jail(args: &Args, files: &mut files::Files, bound: Option<&mut BoundPath>) ->
     if args.seccomp == Violation::Log {
         eprintln!("clear-vmm: warning: --seccomp=log: forbidden system calls are done, and only logged");
     }
-    let control = match (bound, &files.control) {
-        (Some(bound), _) => Control::In(bound.directory()),
-        (None, Some(_)) => Control::Donated,
-        (None, None) => Control::None,
-    };
-    Ok(Jail::enter(&mut files.devices, control, args.seccomp)?)
+    let mut names: Vec<_> = bound.iter_mut().map(BoundPath::directory).collect();
+    Ok(Jail::enter(&mut files.devices, &mut names, files.control.is_some(), args.seccomp)?)
 }
 
 /// A share keeps a descriptor for each file that the guest knows of. The soft limit is for programs that use select(2).
@@ -169,13 +167,14 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
-/// The control socket, and its path if it has one.
-fn control(source: &spec::Source) -> anyhow::Result<(Socket, Option<BoundPath>)> {
+/// The control socket; its name, if it has one, goes to `bound`.
+fn control(source: &spec::Source, bound: &mut Vec<BoundPath>) -> anyhow::Result<Socket> {
     Ok(match source {
-        spec::Source::Fd(fd) => (Socket::donated(fd.take()?)?, None),
+        spec::Source::Fd(fd) => Socket::donated(fd.take()?)?,
         spec::Source::Path(path) => {
-            let (socket, bound) = socket::bind(path)?;
-            (socket, Some(bound))
+            let (socket, name) = socket::bind(path)?;
+            bound.push(name);
+            Socket::Listening(socket)
         }
     })
 }
@@ -204,8 +203,8 @@ fn spec(args: &Args) -> MachineSpec {
     }
 }
 
-/// What the options ask for and a spec cannot say, opened.
-fn devices(args: &Args) -> Result<Vec<OpenDevice>, files::FileError> {
+/// What the options ask for and a spec cannot say, opened; names of sockets go to `bound`.
+fn devices(args: &Args, bound: &mut Vec<BoundPath>) -> Result<Vec<OpenDevice>, files::FileError> {
     let mut devices = Vec::new();
     for pmem in &args.pmem {
         devices.push(files::pmem(&pmem.path, None, pmem.sharing)?);
@@ -220,7 +219,9 @@ fn devices(args: &Args) -> Result<Vec<OpenDevice>, files::FileError> {
         devices.push(files::net(&net.tap, net.mac)?);
     }
     if let Some(path) = &args.vsock {
-        devices.push(files::vsock(path, args.cid)?);
+        let (device, name) = files::vsock(path, args.cid)?;
+        devices.push(device);
+        bound.push(name);
     }
     if args.rng {
         devices.push(OpenDevice::Rng);

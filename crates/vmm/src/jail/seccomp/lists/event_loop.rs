@@ -17,7 +17,7 @@ const SIGRTMIN: u32 = 34;
 const KVM_SET_USER_MEMORY_REGION: u32 = ioc(1, KVMIO, 0x46, 32);
 
 /// The control socket: its clients, stopping vCPUs by a signal, statistics, taking devices away (a share that goes looks at its root once
-/// more), and its name in the file system, which goes at the end.
+/// more).
 pub const CONTROL: &[Call] = &[
     any(libc::SYS_accept4),
     any(libc::SYS_recvmsg),
@@ -28,6 +28,7 @@ pub const CONTROL: &[Call] = &[
     any(libc::SYS_statx),
     any(libc::SYS_lseek),
     any(libc::SYS_pread64),
-    any(libc::SYS_newfstatat),
-    any(libc::SYS_unlinkat),
 ];
+
+/// Sockets that have a name in the file system, which goes at the end.
+pub const NAMES: &[Call] = &[any(libc::SYS_newfstatat), any(libc::SYS_unlinkat)];

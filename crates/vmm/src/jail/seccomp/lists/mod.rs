@@ -66,15 +66,22 @@ pub const LISTS: &[List] = &[
     List { name: "EVENT_LOOP", parts: &[every::CALLS, devices::CALLS, event_loop::CALLS] },
     List {
         name: "EVENT_LOOP_SOCKETS",
-        parts: &[every::CALLS, devices::CALLS, event_loop::CALLS, devices::SOCKETS],
+        parts: &[every::CALLS, devices::CALLS, event_loop::CALLS, devices::SOCKETS, event_loop::NAMES],
     },
     List {
         name: "EVENT_LOOP_CONTROL",
-        parts: &[every::CALLS, devices::CALLS, event_loop::CALLS, event_loop::CONTROL],
+        parts: &[every::CALLS, devices::CALLS, event_loop::CALLS, event_loop::CONTROL, event_loop::NAMES],
     },
     List {
         name: "EVENT_LOOP_SOCKETS_CONTROL",
-        parts: &[every::CALLS, devices::CALLS, event_loop::CALLS, devices::SOCKETS, event_loop::CONTROL],
+        parts: &[
+            every::CALLS,
+            devices::CALLS,
+            event_loop::CALLS,
+            devices::SOCKETS,
+            event_loop::CONTROL,
+            event_loop::NAMES,
+        ],
     },
     List { name: "VCPU", parts: &[vcpu::CALLS, every::CALLS, devices::CALLS] },
     List { name: "VCPU_SOCKETS", parts: &[vcpu::CALLS, every::CALLS, devices::CALLS, devices::SOCKETS] },
