@@ -8,6 +8,8 @@
 SHELL := /bin/bash
 TARGET := x86_64-unknown-linux-gnu
 RELEASE := target/release
+# Where cargo builds; the programs are put into $(RELEASE) also when that is elsewhere.
+BUILT := $(or $(CARGO_TARGET_DIR),target)
 PREFIX ?= /usr/local
 MINI_OS := $(RELEASE)/clear-mini-os
 
@@ -23,7 +25,10 @@ build:
 	cargo build --release --locked --package cor --package mini_os
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile agent --locked --package agent --target $(TARGET)
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --package vmm --target $(TARGET)
-	@install -m 0755 target/$(TARGET)/agent/clear-agent target/$(TARGET)/release/clear-vmm $(RELEASE)
+	@mkdir -p $(RELEASE)
+	@install -m 0755 $(BUILT)/$(TARGET)/agent/clear-agent $(BUILT)/$(TARGET)/release/clear-vmm $(RELEASE)
+	@for program in cor clear-mini-os; do \
+		test $(BUILT)/release/$$program -ef $(RELEASE)/$$program || install -m 0755 $(BUILT)/release/$$program $(RELEASE); done
 
 demo:
 	@scripts/install-deps demo

@@ -252,6 +252,7 @@ fn parameters(accelerator: Accelerator, chassis: Chassis, vcpus: u32, console: b
         "random.trust_cpu=on", // the pool is ready when init starts; the host's entropy follows with the set-up
         "rcupdate.rcu_expedited=1", // no grace periods of milliseconds while booting
         "cryptomgr.notests",   // self tests of the crypto drivers
+        "noreplace-smp", // with one vCPU, lock prefixes all over the text would be taken out: a copy of each of its pages
     ];
     if chassis != Chassis::Clear {
         all.push("reboot=t"); // by triple fault, the one way that QEMU's boards have in common; clear-vmm tells its own way

@@ -5,7 +5,7 @@ use crate::memory;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// ELF64 header (System V ABI, chapter 4): bytes.
 const HEADER: usize = 64;
@@ -18,6 +18,8 @@ const MAX_NOTES: u64 = 64 << 10;
 
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
+/// Segment flag of what is written to.
+const PF_W: u32 = 2;
 const MACHINE_X86_64: u16 = 62;
 
 /// `XEN_ELFNOTE_PHYS32_ENTRY` of Xen's `elfnote.h`.
@@ -34,6 +36,8 @@ pub struct Segment {
     pub file_size: u64,
     /// Bytes in memory, at least those of the file.
     pub memory_size: u64,
+    /// Whether it says that it is written to: data, and code that is thrown away after the boot.
+    pub writable: bool,
 }
 
 /// The headers of an ELF kernel.
@@ -89,6 +93,7 @@ impl Image {
             address: word64(header, 24),
             file_size: word64(header, 32),
             memory_size: word64(header, 40),
+            writable: word32(header, 4) & PF_W != 0,
         };
         match word32(header, 0) {
             PT_LOAD if segment.memory_size > 0 => {
@@ -141,33 +146,39 @@ impl Image {
         }
     }
 
-    /// Puts the segments into guest memory; returns the range that they are in.
+    /// Where the segments go that are mapped and not copied.
+    pub fn mapped(&self) -> impl Iterator<Item = Range<u64>> {
+        let mapped = self.segments.iter().filter(|segment| !segment.writable && segment.file_size > 0);
+        mapped.map(|segment| segment.address..segment.address + segment.file_size)
+    }
+
+    /// Puts the segments into guest memory; returns the range that they are in. Code and constants are mapped, so that all machines share
+    /// them; the rest is copied, into huge pages if the host has some.
     ///
     /// RAM is zero before, so what a segment has in memory beyond the file needs no work; it must be RAM all the same.
     ///
     /// # Errors
     /// When a segment is not in RAM, or cannot be mapped or read.
     pub fn load(&self, memory: &GuestMemoryMmap, file: &File) -> Result<Range<u64>, BootError> {
-        let (mut start, mut end) = (u64::MAX, 0);
-        for segment in &self.segments {
-            memory::file::load(
-                memory,
-                file,
-                segment.offset,
-                segment.address,
-                segment.file_size,
-                "the kernel's segment",
-            )?;
-            let last = segment.address + segment.memory_size - 1;
-            memory.read_obj::<u8>(GuestAddress(last)).map_err(|_| memory::MemoryError::Outside {
-                what: "the kernel's segment",
-                size: segment.memory_size,
-                address: segment.address,
-            })?;
-            start = start.min(segment.address);
-            end = end.max(last + 1);
+        const WHAT: &str = "the kernel's segment";
+        let end = |segment: &Segment| segment.address + segment.memory_size;
+        for Segment { address, memory_size: size, .. } in self.segments.iter().copied() {
+            let outside = memory::MemoryError::Outside { what: WHAT, size, address };
+            let length = usize::try_from(size).unwrap_or(usize::MAX);
+            // Touches nothing: one page that is there already keeps a huge page from being made.
+            memory.get_slice(GuestAddress(address), length).map_err(|_| outside)?;
         }
-        Ok(start..end)
+        let start = self.segments.iter().map(|segment| segment.address).min().unwrap_or(0);
+        let range = start..self.segments.iter().map(end).max().unwrap_or(0);
+        if let Some(written) = self.segments.iter().filter(|s| s.writable).map(|s| s.address).min() {
+            let whole = written.next_multiple_of(memory::HUGE_PAGE);
+            memory::ram::favour(memory, &(whole..range.end.next_multiple_of(memory::HUGE_PAGE)));
+        }
+        for segment in &self.segments {
+            let put = if segment.writable { memory::file::copy } else { memory::file::load };
+            put(memory, file, segment.offset, segment.address, segment.file_size, WHAT)?;
+        }
+        Ok(range)
     }
 }
 
@@ -233,7 +244,13 @@ mod tests {
     fn finds_segments_entry_and_notes() {
         let image = read(&kernel(&[LINUX_NOTE, PVH_NOTE].concat())).unwrap();
         assert_eq!((image.entry, image.pvh_entry, image.is_linux), (0x10_0040, Some(0x10_0000), true));
-        let segment = Segment { address: 0x10_0000, offset: 0x1000, file_size: 0x1000, memory_size: 0x3000 };
+        let segment = Segment {
+            address: 0x10_0000,
+            offset: 0x1000,
+            file_size: 0x1000,
+            memory_size: 0x3000,
+            writable: false,
+        };
         assert_eq!(image.segments, [segment]);
         assert!(!read(&kernel(PVH_NOTE)).unwrap().is_linux);
     }

@@ -40,13 +40,16 @@ pub enum Entry {
     },
 }
 
+/// What lies behind the kernel and is written to early: its first page tables.
+const BEHIND_KERNEL: u64 = 4 << 20;
+
 /// What was put into guest memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
     /// Where the first vCPU starts.
     pub entry: Entry,
-    /// Where the kernel lies.
-    pub kernel: Range<u64>,
+    /// Where the parts of the kernel lie that are mapped from its file.
+    pub kernel: Vec<Range<u64>>,
     /// Where the initramfs lies.
     pub initramfs: Option<Range<u64>>,
 }
@@ -54,7 +57,7 @@ pub struct Loaded {
 impl Loaded {
     /// Guest addresses behind which files may be mapped: never to be given back to the host as if they were RAM.
     pub fn files(&self) -> Vec<Range<u64>> {
-        [Some(self.kernel.clone()), self.initramfs.clone()].into_iter().flatten().collect()
+        self.kernel.iter().chain(&self.initramfs).cloned().collect()
     }
 }
 
@@ -136,10 +139,12 @@ pub fn identify(kernel: &File) -> Result<Image, BootError> {
 /// When a file is damaged or does not fit.
 pub fn load(memory: &GuestMemoryMmap, source: &Source<'_>) -> Result<Loaded, BootError> {
     let image = identify(source.kernel)?;
+    memory::ram::favour_dense_parts(memory);
     let kernel = match &image {
         Image::Elf(elf) => elf.load(memory, source.kernel)?,
         Image::BzImage(bzimage) => bzimage.load(memory, source.kernel)?,
     };
+    memory::ram::favour(memory, &(kernel.end - kernel.end % memory::HUGE_PAGE..kernel.end + BEHIND_KERNEL));
     let initramfs = match source.initramfs {
         Some(file) => initramfs::load(memory, file, source.ram, kernel.end)?,
         None => None,
@@ -163,6 +168,10 @@ pub fn load(memory: &GuestMemoryMmap, source: &Source<'_>) -> Result<Loaded, Boo
         }
     };
     let initramfs = initramfs.map(|loaded| loaded.address..loaded.address + loaded.size);
+    let kernel = match &image {
+        Image::Elf(elf) => elf.mapped().collect(),
+        Image::BzImage(_) => vec![kernel],
+    };
     Ok(Loaded { entry, kernel, initramfs })
 }
 

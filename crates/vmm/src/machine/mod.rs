@@ -147,7 +147,6 @@ impl Machine {
             ram: size,
         };
         let loaded = boot::load(&ram, &source)?;
-        ram::favour_dense_parts(&ram, &loaded.kernel);
         let mut windows = WindowAllocator::new(size);
         let mut workshop =
             Workshop { windows: &mut windows, ram: returnable(size, &loaded.files()), jail: jail.clone() };
@@ -165,7 +164,10 @@ impl Machine {
         let bus = Bus { uart, ioapic, stamps: Arc::new(Stamps::new(options.start)), pci: plugs.bus() };
         let vcpus = (0..spec.vcpus)
             .map(|index| vcpu::create(&vm.fd, &memory, &vm.cpuid, index, spec.vcpus, loaded.entry))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        if let Some(first) = vcpus.first() {
+            loaded.files().iter().for_each(|range| vcpu::prefault::map(first, range));
+        }
         let triple_fault_is_reset = cmdline::reboots_by_triple_fault(&line);
         let end = End { reason: Mutex::new(None), waker: events.waker(), triple_fault_is_reset, memory };
         let counts = options.count_exits.then(Arc::default);

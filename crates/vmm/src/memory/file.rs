@@ -1,4 +1,4 @@
-//! Files in guest memory: mapped where page alignment allows, so that a boot reads only what it touches, and read otherwise.
+//! Files in guest memory: mapped where page alignment allows, so that a boot reads only what it touches, and copied otherwise.
 #![expect(unsafe_code, reason = "maps files over guest RAM that nobody uses yet")]
 
 use super::{MemoryError, PAGE};
@@ -36,12 +36,30 @@ pub fn load(
     if whole > 0 {
         map_over(memory, file, offset, address, whole).map_err(failed)?;
     }
-    let mut rest = vec![0; (size - whole).min(1 << 20) as usize];
-    let mut done = whole;
+    copy(memory, file, offset + whole, address + whole, size - whole, what)
+}
+
+/// Like [`load`], but copies: for what the guest is going to write to anyway, so that no page of it costs two faults.
+///
+/// # Errors
+/// When the range is not RAM, or the file cannot be read.
+pub fn copy(
+    memory: &GuestMemoryMmap,
+    file: &File,
+    offset: u64,
+    address: u64,
+    size: u64,
+    what: &'static str,
+) -> Result<(), MemoryError> {
+    let failed = |source| MemoryError::Load { what, size, address, source };
+    let mut buffer = vec![0; size.min(1 << 20) as usize];
+    let mut done = 0;
     while done < size {
-        let part = rest.len().min((size - done) as usize);
-        file.read_exact_at(&mut rest[..part], offset + done).map_err(failed)?;
-        memory.write_slice(&rest[..part], GuestAddress(address + done)).map_err(|_| outside())?;
+        let part = buffer.len().min((size - done) as usize);
+        file.read_exact_at(&mut buffer[..part], offset + done).map_err(failed)?;
+        memory
+            .write_slice(&buffer[..part], GuestAddress(address + done))
+            .map_err(|_| MemoryError::Outside { what, size, address })?;
         done += part as u64;
     }
     Ok(())

@@ -11,8 +11,6 @@ use vm_memory::{
 
 /// Where Linux' allocator hands out its first pages: the 16 MiB of the old DMA zone.
 const BELOW_KERNEL: u64 = 16 << 20;
-/// What lies behind the kernel's file image: its BSS and the first page tables.
-const BEHIND_KERNEL: u64 = 4 << 20;
 /// Hash tables and per-CPU areas besides the page descriptors.
 const FIRST_TABLES: u64 = 4 << 20;
 
@@ -124,23 +122,20 @@ pub fn anonymous(length: u64, protection: i32) -> io::Result<MmapRegion> {
         .map_err(|e| io::Error::other(e.to_string()))
 }
 
-/// Asks for huge pages where a booting kernel is known to touch nearly every page: below and behind itself, and at the end of
-/// RAM, where its page descriptors (64 bytes for each page of 4 KiB) and first tables go. Thousands of faults less, and little
-/// memory more. `kernel` is where its file is mapped.
-pub fn favour_dense_parts(memory: &GuestMemoryMmap, kernel: &Range<u64>) {
+/// Asks for huge pages where a booting kernel is known to touch nearly every page: in the low memory that it hands out first, and at the
+/// end of RAM, where its page descriptors (64 bytes for each page of 4 KiB) and first tables go. Thousands of faults less, and little
+/// memory more. To be called before anything is written: one page that is there already keeps a huge page from being made.
+pub fn favour_dense_parts(memory: &GuestMemoryMmap) {
     let Some(last) = memory.iter().last().map(|region| region.last_addr().raw_value() + 1) else { return };
     let descriptors = memory.iter().map(|region| region.len()).sum::<u64>() / 64;
     let tables = (descriptors + FIRST_TABLES).next_multiple_of(HUGE_PAGE);
-    let behind = kernel.end - kernel.end % HUGE_PAGE;
-    let parts = [
-        0..BELOW_KERNEL.min(kernel.start),
-        behind..behind + BEHIND_KERNEL,
-        last.saturating_sub(tables)..last,
-    ];
-    for part in parts {
-        // A hint: nothing depends on it.
-        let _ = advise(memory, &part, libc::MADV_HUGEPAGE);
-    }
+    favour(memory, &(0..BELOW_KERNEL.min(last)));
+    favour(memory, &(last.saturating_sub(tables)..last));
+}
+
+/// Asks for huge pages in a range of guest memory. A hint: nothing depends on it.
+pub fn favour(memory: &GuestMemoryMmap, range: &Range<u64>) {
+    let _ = advise(memory, range, libc::MADV_HUGEPAGE);
 }
 
 /// madvise(2) for a range of guest memory.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   cpuid.rs ─► registers.rs ─► thread.rs: KVM_RUN ─► port I/O, MMIO ─► bus
-//!                    gate.rs: pause     └─ everything else ends the machine: exit.rs
+//!        prefault.rs   gate.rs: pause   └─ everything else ends the machine: exit.rs
 //! ```
 
 pub mod count;
@@ -10,6 +10,7 @@ pub mod cpuid;
 pub mod exit;
 pub mod gate;
 mod port_access;
+pub mod prefault;
 pub mod registers;
 pub mod thread;
 

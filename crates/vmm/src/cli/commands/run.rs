@@ -27,7 +27,7 @@ Examples:
     clear-vmm run --kernel vmlinux --pmem root.erofs,ro --cmdline 'root=/dev/pmem0 rootflags=dax=always ro'
 
 The machine puts these kernel parameters in front of yours, unless you give one of the same name:
-  pci=conf1,noearly reboot=k,panic_warm panic=-1 acpi=off";
+  pci=conf1,noearly reboot=k,panic_warm panic=-1 acpi=off noreplace-smp";
 
 /// Options of `run`.
 #[derive(Debug, clap::Args)]
