@@ -2,6 +2,8 @@
 //!
 //! Inputs are real ones: the golden containers, the documented configuration file, and messages of a whole conversation.
 
+mod machine;
+
 use guest_protocol::CONTROL_PORT;
 use guest_protocol::frame::{self, MAX_TO_GUEST, MAX_TO_HOST};
 use guest_protocol::message::{
@@ -40,7 +42,8 @@ fn main() -> Result<()> {
     put(root, "keeper_requests", "requests", &framed(&commands(), protocol::MAX_FRAME))?;
     put(root, "keeper_requests", "replies", &framed(&replies(), protocol::MAX_FRAME))?;
     put(root, "guest_frames", "conversation", &channel())?;
-    put(root, "guest_frames", "flood", &flood())
+    put(root, "guest_frames", "flood", &flood())?;
+    machine::write(root)
 }
 
 fn put(root: &Path, target: &str, name: &str, bytes: &[u8]) -> Result<()> {

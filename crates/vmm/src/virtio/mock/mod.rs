@@ -1,4 +1,6 @@
-//! A driver for tests: real rings in real guest memory, either well-behaved or as hostile as it gets.
+//! A driver for tests and fuzz targets: real rings in real guest memory, either well-behaved or as hostile as it gets.
+//!
+//! Not part of the program: it is there for this crate's own tests, and for `fuzz/` by the feature `fuzzing`.
 //!
 //! ```text
 //!   guest memory:  0 ── rings, 64 KiB per queue ── DATA ── data ── RAM_SIZE      WINDOW ── window ── IMAGE ── read-only ──
@@ -6,8 +8,16 @@
 //! ```
 #![expect(unsafe_code, reason = "guest memory with guard pages is made by hand")]
 
+mod abuse;
+pub mod devices;
+#[cfg(test)]
+mod steps;
+
+pub use abuse::{Descriptor, Request, Step, abuse, play};
+#[cfg(test)]
+pub use steps::steps;
+
 use super::device::{Activation, ActiveQueue, Device, DeviceError, Interrupt};
-use proptest::prelude::*;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -182,7 +192,8 @@ impl Driver {
         data
     }
 
-    fn descriptor(&self, table: u64, index: u16, address: u64, len: u32, flags: u16, next: u16) {
+    fn descriptor(&self, table: u64, descriptor: Descriptor) {
+        let Descriptor { index, address, len, flags, next } = descriptor;
         let mut raw = address.to_le_bytes().to_vec();
         raw.extend(len.to_le_bytes());
         raw.extend(flags.to_le_bytes());
@@ -198,7 +209,8 @@ impl Driver {
             let index = (head + place as u16) % size;
             let next = if place + 1 < chain.len() { NEXT } else { 0 };
             let flags = next | if *write { WRITE } else { 0 };
-            self.descriptor(table, index, *address, *len, flags, (index + 1) % size);
+            let (address, len, next) = (*address, *len, (index + 1) % size);
+            self.descriptor(table, Descriptor { index, address, len, flags, next });
         }
         self.queues[queue].next_descriptor = (head + chain.len() as u16) % size;
         self.offer(queue, head);
@@ -211,10 +223,13 @@ impl Driver {
         for (index, (address, len, write)) in chain.iter().enumerate() {
             let next = if index + 1 < chain.len() { NEXT } else { 0 };
             let flags = next | if *write { WRITE } else { 0 };
-            self.descriptor(table, index as u16, *address, *len, flags, index as u16 + 1);
+            let (address, len, index) = (*address, *len, index as u16);
+            self.descriptor(table, Descriptor { index, address, len, flags, next: index + 1 });
         }
         let head = self.queues[queue].next_descriptor;
-        self.descriptor(queue as u64 * RINGS, head, table, 16 * chain.len() as u32, INDIRECT, 0);
+        let len = 16 * chain.len() as u32;
+        let descriptor = Descriptor { index: head, address: table, len, flags: INDIRECT, next: 0 };
+        self.descriptor(queue as u64 * RINGS, descriptor);
         self.queues[queue].next_descriptor = (head + 1) % self.queues[queue].size;
         self.offer(queue, head);
         head
@@ -227,6 +242,13 @@ impl Driver {
         let (ring, index) = (queue as u64 * RINGS + AVAILABLE, state.available);
         self.write(ring + 4 + 2 * slot, &head.to_le_bytes());
         self.write(ring + 2, &index.to_le_bytes());
+    }
+
+    /// Makes room: [`Driver::alloc`] begins again behind the first pages of the data area.
+    fn recycle(&mut self, want: u64) {
+        if self.free + want + 4096 > RAM_SIZE {
+            self.free = DATA + 65536;
+        }
     }
 
     /// Kicks, as often as the device asks to be called again.
@@ -302,116 +324,4 @@ impl Drop for Driver {
     fn drop(&mut self) {
         unmap(&self.memory);
     }
-}
-
-/// Something that a guest may do.
-#[derive(Debug, Clone)]
-pub enum Step {
-    /// Write a descriptor into the table of a queue.
-    Descriptor { queue: usize, index: u16, address: u64, len: u32, flags: u16, next: u16 },
-    /// Write a descriptor into the data area, for use as indirect table.
-    Indirect { index: u16, address: u64, len: u32, flags: u16, next: u16 },
-    /// Write bytes into the data area.
-    Data { offset: u64, bytes: Vec<u8> },
-    /// Offer a head.
-    Offer { queue: usize, head: u16 },
-    /// Set the available index.
-    Index { queue: usize, index: u16 },
-    /// Offer a chain in which everything is in order but its content.
-    Chain { queue: usize, pieces: Vec<(u64, u32, bool)> },
-    /// Kick a queue.
-    Kick { queue: u16 },
-    /// Read the configuration space.
-    ReadConfig { offset: u64, len: usize },
-    /// Write it.
-    WriteConfig { offset: u64, bytes: Vec<u8> },
-    /// Let the device look at its files.
-    Pump,
-    /// Reset the device and start it again.
-    Reset,
-}
-
-fn address() -> impl Strategy<Value = u64> {
-    prop_oneof![
-        6 => DATA..DATA + 4096,
-        2 => DATA..RAM_SIZE,
-        1 => RAM_SIZE - 64..RAM_SIZE + 64,
-        1 => WINDOW - 64..WINDOW + 64,
-        1 => IMAGE - 64..IMAGE + 64,
-        1 => IMAGE + IMAGE_SIZE - 64..IMAGE + IMAGE_SIZE + 64,
-        1 => u64::MAX - 64..=u64::MAX,
-        1 => any::<u64>(),
-    ]
-}
-
-fn length() -> impl Strategy<Value = u32> {
-    prop_oneof![8 => 0..64_u32, 2 => Just(512_u32), 2 => 0..8192_u32, 1 => any::<u32>(), 1 => u32::MAX - 16..=u32::MAX]
-}
-
-fn piece() -> impl Strategy<Value = (u64, u32, bool)> {
-    let inside = (DATA..DATA + 65536, prop_oneof![4 => 0..64_u32, 2 => Just(512_u32), 1 => 0..8192_u32]);
-    (inside, any::<bool>()).prop_map(|((address, len), write)| (address, len, write))
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let queue = 0..8_usize;
-    prop_oneof![
-        4 => (queue.clone(), 0..8_u16, address(), length(), 0..8_u16, 0..9_u16).prop_map(|(queue, index, address, len, flags, next)|
-            Step::Descriptor { queue, index, address, len, flags, next }),
-        1 => (0..8_u16, address(), length(), 0..8_u16, 0..9_u16).prop_map(|(index, address, len, flags, next)|
-            Step::Indirect { index, address, len, flags, next }),
-        2 => (0..4096_u64, prop::collection::vec(prop_oneof![3 => 0..20_u8, 1 => any::<u8>()], 1..64)).prop_map(|(offset, bytes)| Step::Data { offset, bytes }),
-        3 => (queue.clone(), prop_oneof![6 => 0..8_u16, 1 => any::<u16>()]).prop_map(|(queue, head)| Step::Offer { queue, head }),
-        1 => (queue.clone(), any::<u16>()).prop_map(|(queue, index)| Step::Index { queue, index }),
-        6 => (queue, prop::collection::vec(piece(), 1..6)).prop_map(|(queue, mut pieces)| {
-            pieces.sort_by_key(|piece| piece.2);
-            Step::Chain { queue, pieces }
-        }),
-        5 => (0..9_u16).prop_map(|queue| Step::Kick { queue }),
-        1 => (prop_oneof![0..80_u64, any::<u64>()], 0..80_usize).prop_map(|(offset, len)| Step::ReadConfig { offset, len }),
-        1 => (prop_oneof![0..80_u64, any::<u64>()], prop::collection::vec(any::<u8>(), 0..16)).prop_map(|(offset, bytes)| Step::WriteConfig { offset, bytes }),
-        1 => Just(Step::Pump),
-        1 => Just(Step::Reset),
-    ]
-}
-
-/// What a hostile guest may do, in any order.
-pub fn steps() -> impl Strategy<Value = Vec<Step>> {
-    prop::collection::vec(step(), 1..60)
-}
-
-/// Does it all to `device`. Panics when a used ring has an entry that cannot be.
-pub fn abuse(device: &mut dyn Device, features: u64, steps: &[Step]) {
-    let mut driver = Driver::new(device, features);
-    let count = driver.queues.len();
-    for step in steps {
-        match step.clone() {
-            Step::Descriptor { queue, index, address, len, flags, next } => {
-                driver.descriptor((queue % count) as u64 * RINGS, index, address, len, flags, next);
-            }
-            Step::Indirect { index, address, len, flags, next } => {
-                driver.descriptor(DATA, index, address, len, flags, next);
-            }
-            Step::Data { offset, bytes } => driver.write(DATA + offset, &bytes),
-            Step::Offer { queue, head } => driver.offer(queue % count, head),
-            Step::Index { queue, index } => {
-                driver.queues[queue % count].available = index;
-                driver.write((queue % count) as u64 * RINGS + AVAILABLE + 2, &index.to_le_bytes());
-            }
-            Step::Chain { queue, pieces } => {
-                driver.add(queue % count, &pieces);
-            }
-            // Broken rings are an answer; a panic, a crash or an endless loop is not.
-            Step::Kick { queue } => drop(driver.kick(device, usize::from(queue))),
-            Step::ReadConfig { offset, len } => device.read_config(offset, &mut vec![0; len]),
-            Step::WriteConfig { offset, bytes } => device.write_config(offset, &bytes),
-            Step::Pump => drop(driver.pump(device, 0)),
-            Step::Reset => driver.reset(device),
-        }
-        for queue in 0..count {
-            let size = u32::from(driver.queues[queue].size);
-            assert!(driver.used(queue).iter().all(|(head, _)| *head < size), "a used entry is no head");
-        }
-    }
-    device.reset();
 }
