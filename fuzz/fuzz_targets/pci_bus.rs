@@ -64,6 +64,7 @@ impl Doorbells for Bells {
 }
 
 fuzz_target!(|bytes: &[u8]| {
+    fuzz::bound_files();
     let mut bytes = Bytes(bytes);
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), RAM)]).expect("memory");
     let (bells, mut functions, mut hosts) = (Arc::new(Bells::default()), Vec::new(), Vec::new());
