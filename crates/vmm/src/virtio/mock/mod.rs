@@ -9,6 +9,8 @@
 #![expect(unsafe_code, reason = "guest memory with guard pages is made by hand")]
 
 mod abuse;
+#[cfg(test)]
+mod confined;
 pub mod devices;
 #[cfg(test)]
 mod steps;
