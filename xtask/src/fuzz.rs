@@ -21,8 +21,8 @@ They are built by the toolchain that builds everything else: no nightly compiler
 compiler for libFuzzer itself (Debian: scripts/install-deps test).
 
 It begins with the inputs of fuzz/seeds/TARGET (written by hand) and fuzz/corpus/TARGET (found before), which are checked in. What
-is learned is kept in target/fuzz/corpus/TARGET; --keep takes from it what reaches code that nothing in fuzz/corpus reaches. An
-input that crashes a target is kept in fuzz/artifacts/TARGET, and the command that runs it again is printed.";
+is learned is kept in target/fuzz/corpus/TARGET; --keep writes fuzz/corpus/TARGET anew from all three. An input that crashes a
+target is kept in fuzz/artifacts/TARGET, and the command that runs it again is printed.";
 
 /// LLVM's coverage instrumentation as libFuzzer wants it.
 const INSTRUMENTATION: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -41,12 +41,15 @@ pub struct Arguments {
     /// Write fuzz/corpus anew afterwards: the fewest inputs of all that reach the same code
     #[arg(long)]
     keep: bool,
+    /// Only results: no line for each new input.
+    #[arg(skip)]
+    quiet: bool,
     /// Targets to run [default: all]
     targets: Vec<String>,
 }
 
 /// Seconds for each target in CI, after its corpus.
-const CI_SECONDS: u32 = 3;
+const CI_SECONDS: u32 = 2;
 
 /// How inputs are chosen that are kept: few and small ones, each of which reaches an edge that the others do not, however often.
 const KEPT: [&str; 4] = ["-merge=1", "-set_cover_merge=1", "-use_counters=0", "-max_len=512"];
@@ -66,7 +69,7 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     for name in chosen {
         println!("\n== {name}: {} s", arguments.seconds);
         let target = Target::new(root, name, &programs)?;
-        target.run(arguments.seconds)?;
+        target.run(arguments)?;
         if arguments.keep {
             target.keep()?;
         }
@@ -80,7 +83,7 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn in_ci(root: &Path) -> Result<()> {
-    run(root, &Arguments { seconds: CI_SECONDS, keep: false, targets: Vec::new() })
+    run(root, &Arguments { seconds: CI_SECONDS, keep: false, quiet: true, targets: Vec::new() })
 }
 
 /// Names of the files in fuzz/fuzz_targets, sorted.
@@ -162,9 +165,10 @@ impl Target {
         Ok(target)
     }
 
-    fn run(&self, seconds: u32) -> Result<()> {
+    fn run(&self, arguments: &Arguments) -> Result<()> {
         let mut command = Command::new(&self.program);
-        command.arg(format!("-max_total_time={seconds}")).args(INPUT_LIMITS).arg("-print_final_stats=1");
+        command.arg(format!("-max_total_time={}", arguments.seconds)).args(INPUT_LIMITS);
+        command.arg(if arguments.quiet { "-verbosity=0" } else { "-print_final_stats=1" });
         command.arg(format!("-artifact_prefix={}/", self.artifacts.display())).arg(&self.learned);
         command.args([&self.seeds, &self.corpus].into_iter().filter(|directory| directory.is_dir()));
         let status = command.status().with_context(|| format!("starting {}", self.program.display()))?;
@@ -204,7 +208,12 @@ mod tests {
     use super::*;
 
     fn arguments(targets: &[&str]) -> Arguments {
-        Arguments { seconds: 1, keep: false, targets: targets.iter().map(|&name| name.to_owned()).collect() }
+        Arguments {
+            seconds: 1,
+            keep: false,
+            quiet: true,
+            targets: targets.iter().map(|&name| name.to_owned()).collect(),
+        }
     }
 
     #[test]

@@ -72,12 +72,15 @@ const REQUESTED: u64 = WINDOW_SIZE / 2;
 /// The port at which a guest of the vsock device finds the agent channel, whose host end the test has.
 pub const AGENT_PORT: u32 = 9;
 
+/// The host's end of a device's file: takes what came from the guest, and says these bytes.
+pub type HostEnd = Box<dyn FnMut(&[u8])>;
+
 /// A device and its other end.
 pub struct Bench {
     /// The device.
     pub device: Box<dyn Device>,
     /// The host: takes whatever the guest sent, and says these bytes if there is a way to. Never waits.
-    pub host: Box<dyn FnMut(&[u8])>,
+    pub host: HostEnd,
 }
 
 /// A device of `kind`; one with a shared directory shares `directory`.
@@ -170,7 +173,7 @@ fn sockets() -> anyhow::Result<(File, File)> {
     Ok((File::from(OwnedFd::from(near)), File::from(OwnedFd::from(far))))
 }
 
-fn stream(mut far: File) -> Box<dyn FnMut(&[u8])> {
+fn stream(mut far: File) -> HostEnd {
     Box::new(move |bytes| {
         while far.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {}
         let _ = far.write(bytes);
