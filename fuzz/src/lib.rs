@@ -1,5 +1,13 @@
 //! What several targets need: a host to plan on, and what holds for every message and error.
 
+pub mod bytes;
+pub mod guest;
+mod host;
+mod kernel;
+
+pub use host::{bound_files, is_ready, memory, memory_file};
+pub use kernel::kernel;
+
 use guest_protocol::frame::{self, Decoder};
 use host_check::facts::{Cgroups, HostFacts, Kvm, Qemu};
 use machine_spec::mini_os::{Features, File, MiniOs, VERSION};
@@ -17,6 +25,7 @@ pub fn facts() -> HostFacts {
         memory_total_mib: 16_000,
         memory_available_mib: 12_000,
         kvm: Kvm::Usable,
+        clear_vmm: Some("/usr/bin/clear-vmm".into()),
         qemu: Some(Qemu { path: "/usr/bin/qemu-system-x86_64".into(), version: (10, 0) }),
         cgroups: Cgroups::V2("/sys/fs/cgroup".into()),
     }
@@ -33,7 +42,7 @@ pub fn mini_os() -> MiniOs {
         kernel: file("/store/vmlinux"),
         initramfs: Some(file("/store/initramfs.cpio")),
         image: Some(file("/store/image.erofs")),
-        features: Features { virtio_mmio: true, block_root: true, dax_root: true },
+        features: Features { virtio_mmio: true, block_root: true, dax_root: true, clear: true },
     }
 }
 

@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: what `make test` runs, in order: what is quick and breaks often comes first.
 
 use crate::tree::Tree;
-use crate::{man, tidy};
+use crate::{fuzz, man, tidy};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -56,6 +56,11 @@ const STEPS: &[Step] = &[
         name: "unit",
         headline: "unit, golden and property tests",
         work: Work::Cargo(&["test", "--workspace", "--exclude", "vm_tests", "--locked"]),
+    },
+    Step {
+        name: "fuzz",
+        headline: "fuzz targets: all that was found before, and some seconds more",
+        work: Work::Own(fuzz::in_ci),
     },
     Step {
         name: "build",

@@ -20,8 +20,9 @@ Targets are the files fuzz/fuzz_targets/*.rs, each with a [[bin]] of its name in
 They are built by the toolchain that builds everything else: no nightly compiler and no cargo-fuzz is needed, only a C++
 compiler for libFuzzer itself (Debian: scripts/install-deps test).
 
-What was learned is kept in fuzz/corpus/TARGET. An input that crashes a target is kept in fuzz/artifacts/TARGET, and the
-command that runs it again is printed. Inputs to begin with come from fuzz/seeds/TARGET.";
+It begins with the inputs of fuzz/seeds/TARGET (written by hand) and fuzz/corpus/TARGET (found before), which are checked in. What
+is learned is kept in target/fuzz/corpus/TARGET; --keep writes fuzz/corpus/TARGET anew from all three. An input that crashes a
+target is kept in fuzz/artifacts/TARGET, and the command that runs it again is printed.";
 
 /// LLVM's coverage instrumentation as libFuzzer wants it.
 const INSTRUMENTATION: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -37,9 +38,21 @@ pub struct Arguments {
     /// Seconds for each target
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
+    /// Write fuzz/corpus anew afterwards: the fewest inputs of all that reach the same code
+    #[arg(long)]
+    keep: bool,
+    /// Only results: no line for each new input.
+    #[arg(skip)]
+    quiet: bool,
     /// Targets to run [default: all]
     targets: Vec<String>,
 }
+
+/// Seconds for each target in CI, after its corpus.
+const CI_SECONDS: u32 = 2;
+
+/// How inputs are chosen that are kept: few and small ones, each of which reaches an edge that the others do not, however often.
+const KEPT: [&str; 4] = ["-merge=1", "-set_cover_merge=1", "-use_counters=0", "-max_len=512"];
 
 /// Builds and runs the targets, one after the other; the first crash ends it.
 ///
@@ -55,10 +68,22 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     let programs = build(root, &fuzz, chosen)?;
     for name in chosen {
         println!("\n== {name}: {} s", arguments.seconds);
-        run_target(&fuzz, name, &programs.join(name), arguments.seconds)?;
+        let target = Target::new(root, name, &programs)?;
+        target.run(arguments)?;
+        if arguments.keep {
+            target.keep()?;
+        }
     }
     println!("\nfuzz: {} targets, {} s each, no crash", chosen.len(), arguments.seconds);
     Ok(())
+}
+
+/// What CI runs: every target over all that was found before, and some seconds more.
+///
+/// # Errors
+/// As [`run`].
+pub fn in_ci(root: &Path) -> Result<()> {
+    run(root, &Arguments { seconds: CI_SECONDS, keep: false, quiet: true, targets: Vec::new() })
 }
 
 /// Names of the files in fuzz/fuzz_targets, sorted.
@@ -111,26 +136,71 @@ fn host_triple() -> Result<String> {
     Ok(host.context("rustc -vV does not name its host")?.to_owned())
 }
 
-fn run_target(fuzz: &Path, name: &str, program: &Path, seconds: u32) -> Result<()> {
-    let (corpus, artifacts, seeds) =
-        (fuzz.join("corpus").join(name), fuzz.join("artifacts").join(name), fuzz.join("seeds").join(name));
-    for directory in [&corpus, &artifacts] {
-        fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
+/// A target's program and directories.
+struct Target {
+    name: String,
+    program: PathBuf,
+    /// What was learned on this machine.
+    learned: PathBuf,
+    /// What is checked in: written by hand, and found before. The second is made when there is something to keep.
+    seeds: PathBuf,
+    corpus: PathBuf,
+    artifacts: PathBuf,
+}
+
+impl Target {
+    fn new(root: &Path, name: &str, programs: &Path) -> Result<Self> {
+        let inside = |directory: &str| root.join("fuzz").join(directory).join(name);
+        let target = Self {
+            name: name.to_owned(),
+            program: programs.join(name),
+            learned: root.join("target/fuzz/corpus").join(name),
+            seeds: inside("seeds"),
+            corpus: inside("corpus"),
+            artifacts: inside("artifacts"),
+        };
+        for directory in [&target.learned, &target.artifacts] {
+            fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
+        }
+        Ok(target)
     }
-    let mut command = Command::new(program);
-    command.arg(format!("-max_total_time={seconds}")).args(INPUT_LIMITS).arg("-print_final_stats=1");
-    command.arg(format!("-artifact_prefix={}/", artifacts.display())).arg(&corpus);
-    if seeds.is_dir() {
-        command.arg(seeds);
+
+    fn run(&self, arguments: &Arguments) -> Result<()> {
+        let mut command = Command::new(&self.program);
+        command.arg(format!("-max_total_time={}", arguments.seconds)).args(INPUT_LIMITS);
+        command.arg(if arguments.quiet { "-verbosity=0" } else { "-print_final_stats=1" });
+        command.arg(format!("-artifact_prefix={}/", self.artifacts.display())).arg(&self.learned);
+        command.args([&self.seeds, &self.corpus].into_iter().filter(|directory| directory.is_dir()));
+        let status = command.status().with_context(|| format!("starting {}", self.program.display()))?;
+        if !status.success() {
+            let (name, again) =
+                (&self.name, format!("{} {}/FILE", self.program.display(), self.artifacts.display()));
+            bail!(
+                "{name} found an input that breaks it ({status}); the newest file there runs it again: {again}"
+            );
+        }
+        Ok(())
     }
-    let status = command.status().with_context(|| format!("starting {}", program.display()))?;
-    if !status.success() {
-        let again = format!("{} {}/FILE", program.display(), artifacts.display());
-        bail!(
-            "{name} found an input that breaks it ({status}); the newest file there runs it again: {again}"
+
+    /// Replaces the corpus by the fewest inputs that reach what all of them reach.
+    fn keep(&self) -> Result<()> {
+        let fewer = self.corpus.with_extension("new");
+        let doing = || format!("writing {}", self.corpus.display());
+        fs::create_dir_all(&fewer).with_context(doing)?;
+        let mut command = Command::new(&self.program);
+        command.args(KEPT).args(INPUT_LIMITS).arg(&fewer);
+        command.args(
+            [&self.seeds, &self.corpus, &self.learned].into_iter().filter(|directory| directory.is_dir()),
         );
+        let status = command.status().with_context(|| format!("starting {}", self.program.display()))?;
+        if !status.success() {
+            bail!("{} cannot merge its corpus ({status})", self.name);
+        }
+        if self.corpus.is_dir() {
+            fs::remove_dir_all(&self.corpus).with_context(doing)?;
+        }
+        fs::rename(&fewer, &self.corpus).with_context(doing)
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -138,7 +208,12 @@ mod tests {
     use super::*;
 
     fn arguments(targets: &[&str]) -> Arguments {
-        Arguments { seconds: 1, targets: targets.iter().map(|&name| name.to_owned()).collect() }
+        Arguments {
+            seconds: 1,
+            keep: false,
+            quiet: true,
+            targets: targets.iter().map(|&name| name.to_owned()).collect(),
+        }
     }
 
     #[test]

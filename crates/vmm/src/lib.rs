@@ -20,5 +20,6 @@ pub mod legacy;
 pub mod machine;
 pub mod memory;
 pub mod pci;
+pub mod plain_text;
 pub mod vcpu;
 pub mod virtio;

@@ -77,6 +77,16 @@ impl Image {
         Ok(Image { header, offset, size, address, init_size })
     }
 
+    /// Looks whether `ram` bytes of RAM are enough; returns the end of what it needs.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub fn fits(&self, ram: u64) -> Result<u64, BootError> {
+        let room = self.init_size.max(self.size);
+        super::in_ram(ram, self.address, room, "the kernel")?;
+        Ok(self.address + room)
+    }
+
     /// Puts the kernel into guest memory; returns the range that it needs to unpack itself.
     ///
     /// # Errors

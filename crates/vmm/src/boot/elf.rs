@@ -77,6 +77,7 @@ impl Image {
         if image.segments.is_empty() {
             return Err(BootError::Damaged("it has nothing to load".to_string()));
         }
+        image.no_overlap()?;
         let inside = |address: u64| {
             image.segments.iter().any(|s| (s.address..s.address + s.memory_size).contains(&address))
         };
@@ -85,6 +86,32 @@ impl Image {
             return Err(BootError::Damaged(format!("its entry point {start:#x} is in none of its segments")));
         }
         Ok(image)
+    }
+
+    /// Which of two segments wins would be an accident.
+    fn no_overlap(&self) -> Result<(), BootError> {
+        let mut segments = self.segments.clone();
+        segments.sort_by_key(|segment| segment.address);
+        match segments.windows(2).find(|pair| pair[0].address + pair[0].memory_size > pair[1].address) {
+            Some(pair) => Err(BootError::Damaged(format!(
+                "its segments at {:#x} and {:#x} overlap",
+                pair[0].address, pair[1].address
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks whether `ram` bytes of RAM are enough for all segments; returns the end of the last.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub fn fits(&self, ram: u64) -> Result<u64, BootError> {
+        let mut end = 0;
+        for segment in &self.segments {
+            super::in_ram(ram, segment.address, segment.memory_size, "the kernel's segment")?;
+            end = end.max(segment.address + segment.memory_size);
+        }
+        Ok(end)
     }
 
     fn program_header(&mut self, file: &File, header: &[u8], total: u64) -> Result<(), BootError> {

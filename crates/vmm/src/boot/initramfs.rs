@@ -14,16 +14,11 @@ pub struct Loaded {
     pub size: u64,
 }
 
-/// Maps it below the end of low RAM; `None` for an empty file.
+/// Where it goes: below the end of low RAM; `None` for an empty file.
 ///
 /// # Errors
 /// When it does not fit between `kernel_end` and the end of low RAM.
-pub fn load(
-    memory: &GuestMemoryMmap,
-    file: &File,
-    ram: u64,
-    kernel_end: u64,
-) -> Result<Option<Loaded>, BootError> {
+pub fn place(file: &File, ram: u64, kernel_end: u64) -> Result<Option<Loaded>, BootError> {
     let size = length(file, "initramfs")?;
     if size == 0 {
         return Ok(None);
@@ -38,6 +33,20 @@ pub fn load(
     if address < kernel_end {
         return Err(too_large.into());
     }
-    memory::file::load(memory, file, 0, address, size, "the initramfs")?;
     Ok(Some(Loaded { address, size }))
+}
+
+/// Maps it there.
+///
+/// # Errors
+/// As [`place`], and when it cannot be mapped or read.
+pub fn load(
+    memory: &GuestMemoryMmap,
+    file: &File,
+    ram: u64,
+    kernel_end: u64,
+) -> Result<Option<Loaded>, BootError> {
+    let Some(loaded) = place(file, ram, kernel_end)? else { return Ok(None) };
+    memory::file::load(memory, file, 0, loaded.address, loaded.size, "the initramfs")?;
+    Ok(Some(loaded))
 }

@@ -133,6 +133,29 @@ pub fn identify(kernel: &File) -> Result<Image, BootError> {
     bzimage::Image::read(kernel).map(Image::BzImage)
 }
 
+/// Looks whether kernel and initramfs can be booted with `ram` bytes of RAM, before any of that is there.
+///
+/// # Errors
+/// When the kernel is none, or something does not fit.
+pub fn check(kernel: &File, initramfs: Option<&File>, ram: u64) -> Result<(), BootError> {
+    let end = match identify(kernel)? {
+        Image::Elf(elf) => elf.fits(ram)?,
+        Image::BzImage(bzimage) => bzimage.fits(ram)?,
+    };
+    initramfs.map_or(Ok(()), |file| initramfs::place(file, ram, end).map(drop))
+}
+
+/// Whether `size` bytes at guest address `address` are RAM; `what` they are, for the error.
+fn in_ram(ram: u64, address: u64, size: u64, what: &'static str) -> Result<(), BootError> {
+    let end = address.checked_add(size);
+    let inside =
+        |(start, length): (u64, u64)| address >= start && end.is_some_and(|end| end <= start + length);
+    if memory::ram::ranges(ram).into_iter().any(inside) {
+        return Ok(());
+    }
+    Err(MemoryError::Outside { what, size, address }.into())
+}
+
 /// Puts kernel, initramfs and boot structures into guest memory.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 pub mod commands;
 mod console;
 mod options;
-mod spec;
+pub mod spec;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -1,6 +1,7 @@
 //! `--spec`, and descriptors that a launcher donates by number.
 #![expect(unsafe_code, reason = "takes over descriptors that were inherited")]
 
+use crate::plain_text::plain;
 use anyhow::bail;
 use machine_spec::MachineSpec;
 use std::fs::File;
@@ -12,6 +13,9 @@ use std::sync::Mutex;
 
 /// Longest spec in bytes.
 const MAX_SPEC: u64 = 1 << 20;
+
+/// Most characters of what is wrong with a spec: the reason may repeat any of its text.
+const MAX_REASON: usize = 500;
 
 /// Descriptors that were taken: a number that is named twice is a mistake.
 static TAKEN: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
@@ -86,16 +90,24 @@ pub fn read(source: &Source) -> anyhow::Result<MachineSpec> {
     if text.len() as u64 > MAX_SPEC {
         bail!("the spec has more than {MAX_SPEC} bytes");
     }
+    parse(&text)
+}
+
+/// Reads a spec's text; whether it makes sense is not looked at.
+///
+/// # Errors
+/// Another version, or no spec.
+pub fn parse(text: &str) -> anyhow::Result<MachineSpec> {
     // A newer spec has fields that we do not know: say that it is newer rather than that a field is strange.
     let version =
-        serde_json::from_str::<serde_json::Value>(&text).ok().and_then(|value| value["version"].as_u64());
+        serde_json::from_str::<serde_json::Value>(text).ok().and_then(|value| value["version"].as_u64());
     if let Some(version) = version.filter(|version| *version != u64::from(machine_spec::VERSION)) {
         bail!(
             "machine spec version {version} is not supported; this program speaks version {}",
             machine_spec::VERSION
         );
     }
-    serde_json::from_str(&text).map_err(|e| anyhow::anyhow!("reading the spec: {e}"))
+    serde_json::from_str(text).map_err(|e| anyhow::anyhow!("reading the spec: {}", plain(&e, MAX_REASON)))
 }
 
 #[cfg(test)]
@@ -120,5 +132,13 @@ mod tests {
         std::io::Write::write_all(&mut file, br#"{"version":2,"news":true}"#).unwrap();
         let error = read(&Source::Path(file.path().into())).unwrap_err().to_string();
         assert!(error.contains("version 2 is not supported"), "{error}");
+    }
+
+    #[test]
+    fn a_refusal_is_one_line_of_plain_text() {
+        for text in ["{\"a\\nb\":1}", "{\"\\u001b[2J\":1}", "{\"version\":\"\\u007f\"}", "\u{1b}"] {
+            let error = format!("{:#}", parse(text).unwrap_err());
+            assert!(!error.contains(char::is_control), "{error:?}");
+        }
     }
 }

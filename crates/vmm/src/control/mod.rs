@@ -12,7 +12,7 @@
 
 pub mod answers;
 pub mod client;
-mod connection;
+pub mod connection;
 pub mod protocol;
 pub mod server;
 pub mod socket;

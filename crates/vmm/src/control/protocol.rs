@@ -5,6 +5,7 @@
 //!   {"version":1,"ok":{"id":"data","pci":"0000:00:05.0"}}     or     {"version":1,"error":"..."}
 //! ```
 
+use crate::plain_text::plain;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -251,7 +252,7 @@ fn short(text: &str) -> String {
 
 /// The reason may repeat what was sent.
 fn brief(error: &serde_json::Error) -> String {
-    error.to_string().chars().take(200).collect()
+    plain(error, 200)
 }
 
 fn none(command: &str, arguments: Map<String, Value>, request: Request) -> Result<Request, ProtocolError> {

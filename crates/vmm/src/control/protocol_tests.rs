@@ -110,3 +110,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_refusal_is_one_line_of_plain_text() {
+    for line in [
+        r#"{"version":1,"command":"remove","arguments":{"id":"a","\n":1}}"#,
+        r#"{"version":1,"command":"state","\u001b[2J":1}"#,
+        r#"{"version":1,"command":"add-pmem","arguments":{"id":"a","access":"\u007f\n"}}"#,
+        r#"{"version":1,"command":"\u001b"}"#,
+    ] {
+        let error = Request::parse(line.as_bytes()).unwrap_err().to_string();
+        assert!(!error.contains(char::is_control), "{error:?}");
+    }
+}

@@ -17,6 +17,7 @@ use rustix::fs::{Mode, OFlags};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// The first address that a guest may have (vsock(7)).
@@ -149,8 +150,9 @@ pub fn open(spec: &MachineSpec, mut donated: Donated) -> Result<Files, FileError
         return Err(FileError::Memory { wanted: spec.memory_mib, host });
     }
     let kernel = open_file("kernel", &spec.kernel.path)?;
-    boot::identify(&kernel).map_err(|source| FileError::Kernel { path: spec.kernel.path.clone(), source })?;
     let initramfs = spec.kernel.initramfs.as_ref().map(|path| open_file("initramfs", path)).transpose()?;
+    boot::check(&kernel, initramfs.as_ref(), spec.memory_mib << 20)
+        .map_err(|source| FileError::Kernel { path: spec.kernel.path.clone(), source })?;
     let mut devices = Vec::new();
     for device in &spec.devices {
         devices.push(open_device(device, &mut donated.agent)?);
@@ -264,7 +266,9 @@ fn open_file(what: &'static str, path: &Path) -> Result<File, FileError> {
 
 fn open_with(what: &'static str, path: &Path, write: bool) -> Result<File, FileError> {
     let failed = |source| FileError::Open { what, path: path.to_path_buf(), source };
-    let file = OpenOptions::new().read(true).write(write).open(path).map_err(failed)?;
+    // A FIFO would otherwise wait for its other end. Regular files and block devices do not mind.
+    let flags = OFlags::NONBLOCK.bits() as i32;
+    let file = OpenOptions::new().read(true).write(write).custom_flags(flags).open(path).map_err(failed)?;
     if file.metadata().map_err(failed)?.is_dir() {
         return Err(failed(io::Error::from(io::ErrorKind::IsADirectory)));
     }

@@ -9,8 +9,8 @@ pub mod device;
 pub mod fs;
 pub mod guest_io;
 pub mod mem;
-#[cfg(test)]
-mod mock;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod mock;
 pub mod net;
 pub mod pmem;
 pub mod rate_limit;

@@ -102,7 +102,7 @@ pub struct Net {
     mac: [u8; 6],
     mtu: Option<u16>,
     tap: File,
-    set_offload: fn(BorrowedFd<'_>, u32) -> io::Result<()>,
+    pub(super) set_offload: fn(BorrowedFd<'_>, u32) -> io::Result<()>,
     /// What the tap is still to be told, by the event loop: the thread that activates may have no right to.
     offload: Option<u32>,
     rx: Receive,

@@ -16,7 +16,7 @@ mod capabilities;
 mod common_config;
 mod interrupt;
 mod pci;
-mod queue;
+pub mod queue;
 
 pub use interrupt::VirtioInterrupt;
 

@@ -131,7 +131,9 @@ impl Inodes {
         }
         let (directory, _) = self.open_below(parent, depth + 1)?;
         let fd = Arc::new(open_name(&directory, &name).map_err(|_| Errno::STALE)?);
-        if Key::of(&stat(&fd)?) != key {
+        let found = stat(&fd)?;
+        // A file system gives the number of a removed file away again, perhaps to a FIFO or a device.
+        if Key::of(&found) != key || FileType::from_raw_mode(found.stx_mode.into()) != kind {
             return Err(Errno::STALE);
         }
         self.lock().set_fd(id, Arc::clone(&fd), self.budget);

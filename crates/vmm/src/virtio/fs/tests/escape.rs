@@ -113,6 +113,44 @@ fn a_directory_that_turns_into_a_link_meanwhile_does_not_help() {
 }
 
 #[test]
+fn a_hard_link_to_a_link_is_one_to_the_link() {
+    let directory = traps();
+    let mut client = Client::new(&directory.path().join("share"), ShareOptions::default());
+    for name in LINKS {
+        let (node, copy) = (client.lookup(ROOT, name).unwrap(), format!("copy-of-{name}"));
+        if let Ok(made) = client.link(node.node, ROOT, &copy) {
+            assert_eq!((made.mode & libc::S_IFMT, made.inode), (libc::S_IFLNK, node.inode), "{name}");
+        }
+    }
+    // Nothing of the share's own is a directory that could be linked, and its nodes are the only names for what is outside.
+    for target in [ROOT, client.walk("inside").node, 77] {
+        assert!(client.link(target, ROOT, "second").is_err());
+    }
+    let secret = std::fs::metadata(directory.path().join("secret")).unwrap();
+    assert_eq!((secret.nlink(), secret.len()), (1, 6));
+}
+
+#[test]
+fn a_file_that_was_replaced_by_something_else_of_its_number_is_not_opened() {
+    let directory = traps();
+    let share = directory.path().join("share");
+    let mut client = Client::new(&share, ShareOptions { budget: Some(1), ..ShareOptions::default() });
+    for round in 0..50 {
+        let file = share.join(format!("file{round}"));
+        std::fs::write(&file, "text").unwrap();
+        let node = client.lookup(ROOT, &format!("file{round}")).unwrap();
+        // The share's only descriptor goes to another file, so the next use of the node has to find it again.
+        client.walk("inside");
+        client.walk("up");
+        std::fs::remove_file(&file).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        // As STALE here as where the file system does not use the number of the file for the FIFO.
+        assert_eq!(client.open(node.node, libc::O_RDWR).unwrap_err(), Errno::STALE);
+        std::fs::remove_file(&file).unwrap();
+    }
+}
+
+#[test]
 fn read_only_is_read_only() {
     let directory = traps();
     let share = directory.path().join("share");
