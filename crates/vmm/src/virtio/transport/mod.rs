@@ -101,6 +101,7 @@ pub struct VirtioPci {
     attached_at: Option<u16>,
     activated: bool,
     unplugged: bool,
+    withdrawn: bool,
     handle: Option<SourceHandle>,
 }
 
@@ -134,6 +135,7 @@ impl VirtioPci {
             attached_at: None,
             activated: false,
             unplugged: false,
+            withdrawn: false,
             handle: None,
         })
     }
@@ -153,6 +155,15 @@ impl VirtioPci {
         self.reset();
         self.unplugged = true;
         self.handle = None;
+    }
+
+    /// Takes away what is behind the device. Its driver gets errors, until it lets go; then the device is as unplugged.
+    pub fn withdraw(&mut self) {
+        self.withdrawn = true;
+        if let Err(error) = self.device.withdraw() {
+            self.fail(&error);
+        }
+        self.changed();
     }
 
     /// Tells the event loop about changes from now on.
@@ -200,6 +211,7 @@ impl VirtioPci {
             self.device.reset();
         }
         self.activated = false;
+        self.unplugged |= self.withdrawn;
         self.common.reset();
         self.interrupt.reset();
         self.changed();

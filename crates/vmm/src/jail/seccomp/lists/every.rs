@@ -26,6 +26,8 @@ pub const CALLS: &[Call] = &[
     any(libc::SYS_write),
     any(libc::SYS_writev),
     any(libc::SYS_close),
+    // A program with debug assertions looks whether what it closes is open.
+    when(libc::SYS_fcntl, &[&[Is(1, libc::F_GETFD as u32)]]),
     // Faults: the runtime's handler takes itself away so that the fault ends the process.
     any(libc::SYS_rt_sigaction),
     any(libc::SYS_rt_sigprocmask),
