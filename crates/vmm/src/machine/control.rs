@@ -53,7 +53,6 @@ impl Controller for Control {
     }
 
     fn woken(&mut self, events: &mut EventLoop) -> Option<ExitReason> {
-        self.machine.plugs.sweep(events);
         self.server.as_mut()?.woken(events, &mut self.machine)
     }
 }
@@ -66,6 +65,7 @@ impl Commands for Controlled {
         file: Option<OwnedFd>,
     ) -> (Outcome, Option<ExitReason>) {
         let name = request.name();
+        self.plugs.sweep(events);
         let result = match request {
             Request::Shutdown => return (Outcome::done(), Some(ExitReason::Shutdown)),
             Request::State => Ok(Outcome::ok(&self.state())),

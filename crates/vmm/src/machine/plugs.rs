@@ -215,7 +215,8 @@ impl Plugs {
         Ok(())
     }
 
-    /// Takes away what was removed by force, and the guest has let go of since.
+    /// Takes away what was removed by force, and the guest has let go of since. Called when somebody asks for something, not at once: the
+    /// guest's driver has a few accesses to make yet.
     pub fn sweep(&mut self, events: &mut EventLoop) {
         let gone = |device: &Plugged| device.leaving && !lock(&device.function).is_active();
         while let Some(index) = self.plugged.iter().position(gone) {

@@ -102,6 +102,8 @@ pub struct VirtioPci {
     activated: bool,
     unplugged: bool,
     withdrawn: bool,
+    /// The driver has reset the device and has not seen yet that it is done, for which it waits (virtio 1.2, 4.1.4.3.2).
+    reset_unseen: bool,
     handle: Option<SourceHandle>,
 }
 
@@ -136,13 +138,14 @@ impl VirtioPci {
             activated: false,
             unplugged: false,
             withdrawn: false,
+            reset_unseen: false,
             handle: None,
         })
     }
 
-    /// Whether a driver uses the device.
+    /// Whether a driver uses the device, or has not finished letting go: one that found nothing in its place would wait for ever.
     pub fn is_active(&self) -> bool {
-        self.activated
+        self.activated || self.reset_unseen
     }
 
     /// What the guest may name in a descriptor from the next time on that a driver starts the device.
@@ -183,6 +186,7 @@ impl VirtioPci {
             return;
         }
         if value == 0 {
+            self.reset_unseen |= self.activated;
             return self.reset();
         }
         // A driver cannot take a status back but by a reset.
