@@ -10,12 +10,14 @@ fn main() -> std::io::Result<()> {
     let mut program = vmm::cli::Cli::command().disable_help_subcommand(true);
     // Gives every command its whole name.
     program.build();
-    page(&directory, "clear-vmm", program.clone())?;
-    for command in program.get_subcommands() {
-        let name = format!("clear-vmm-{}", command.get_name());
-        page(&directory, &name, command.clone().version(env!("CARGO_PKG_VERSION")))?;
-    }
-    Ok(())
+    pages(&directory, "clear-vmm", &program)
+}
+
+/// The page of a command and those of the commands below it.
+fn pages(directory: &Path, name: &str, command: &Command) -> std::io::Result<()> {
+    page(directory, name, command.clone().version(env!("CARGO_PKG_VERSION")))?;
+    let below = command.get_subcommands().filter(|below| below.get_name() != "help");
+    below.into_iter().try_for_each(|below| pages(directory, &format!("{name}-{}", below.get_name()), below))
 }
 
 fn page(directory: &Path, name: &str, command: Command) -> std::io::Result<()> {

@@ -8,6 +8,7 @@
 //!                                      ├─ event_loop.rs          one thread that owns all devices
 //!                                      ├─ jail/                  what a guest that has broken out of all that finds
 //!                                      └─ control/               a socket to pause, watch and change a running machine
+//!       vhost_user/   the fs device alone, for another VMM
 //! ```
 
 pub mod boot;
@@ -22,4 +23,5 @@ pub mod memory;
 pub mod pci;
 pub mod plain_text;
 pub mod vcpu;
+pub mod vhost_user;
 pub mod virtio;

@@ -1,6 +1,7 @@
 //! What a done command answers: the `ok` of its line.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Answer to `state`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +16,9 @@ pub struct State {
     pub memory: u64,
     /// All devices.
     pub devices: Vec<DeviceState>,
+    /// For a machine in its jail: how many devices of each kind may still come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots: Option<BTreeMap<String, usize>>,
 }
 
 /// A device in [`State`].
@@ -28,6 +32,9 @@ pub struct DeviceState {
     pub pci: String,
     /// Whether a driver of the guest uses it now.
     pub active: bool,
+    /// It was removed by force; it goes when the guest lets go of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
 }
 
 /// Answer to `add-*`.

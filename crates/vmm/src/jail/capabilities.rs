@@ -2,6 +2,7 @@
 
 use super::{JailError, Role, doing};
 use crate::machine::devices::OpenDevice;
+use crate::machine::hotplug::slots::{Kind, SlotCounts};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -22,7 +23,7 @@ pub fn of_role(role: Role) -> CapabilitySet {
     match role {
         Role::Share { readonly: true } => READ,
         Role::Share { readonly: false } => WRITE,
-        Role::EventLoop | Role::Vcpu | Role::Disk | Role::Flush => CapabilitySet::empty(),
+        Role::EventLoop | Role::VhostUser | Role::Vcpu | Role::Disk | Role::Flush => CapabilitySet::empty(),
     }
 }
 
@@ -33,6 +34,15 @@ pub fn of_devices(devices: &[OpenDevice]) -> CapabilitySet {
         _ => CapabilitySet::empty(),
     };
     devices.iter().map(of).fold(CapabilitySet::empty(), CapabilitySet::union)
+}
+
+/// Those of all threads that wait for devices.
+pub fn of_slots(slots: &SlotCounts) -> CapabilitySet {
+    let of = |readonly| match slots.count(Kind::Share { readonly }) {
+        0 => CapabilitySet::empty(),
+        _ => of_role(Role::Share { readonly }),
+    };
+    of(false) | of(true)
 }
 
 /// Drops all from all sets of this thread, and of those that it starts, but `wanted` as far as it has them; returns what is left.

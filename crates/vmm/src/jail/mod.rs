@@ -27,7 +27,8 @@ mod tests;
 pub use seccomp::Violation;
 
 use crate::machine::devices::OpenDevice;
-use crate::virtio::workers::{ThreadStart, no_thread_start};
+use crate::machine::hotplug::slots::SlotCounts;
+use crate::virtio::workers::{FirstStep, ThreadStart};
 use roll::Roll;
 use rustix::process::DumpableBehavior;
 use rustix::thread::CapabilitySet;
@@ -73,6 +74,8 @@ fn doing<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> JailError
 pub enum Role {
     /// The main thread.
     EventLoop,
+    /// The main thread of a program that serves a device to another VMM.
+    VhostUser,
     /// Runs the guest.
     Vcpu,
     /// Reads and writes a disk.
@@ -93,6 +96,19 @@ struct Doors {
     sockets: bool,
     /// There is a control socket.
     control: bool,
+    /// Devices may come by it.
+    hotplug: bool,
+}
+
+/// What the jail has to leave room for, besides the devices that are there.
+#[derive(Debug, Clone, Default)]
+pub struct Needs {
+    /// There is a control socket.
+    pub control: bool,
+    /// Devices that may come by it.
+    pub slots: SlotCounts,
+    /// What happens to a thread that makes a forbidden system call.
+    pub violation: Violation,
 }
 
 /// What holds for the whole process.
@@ -110,37 +126,39 @@ struct Rules {
 pub struct Jail {
     rules: Option<Rules>,
     roll: Arc<Roll>,
+    /// `/proc/self/fd`, for shares that may come.
+    descriptors: Option<Arc<OwnedFd>>,
 }
 
 impl Jail {
     /// No jail: nothing is taken away.
     pub fn none() -> Self {
-        Jail { rules: None, roll: Arc::new(Roll::new(0)) }
+        Jail { rules: None, roll: Arc::new(Roll::new(0)), descriptors: None }
     }
 
     /// Takes everything away that is not needed any more once all files are open. The caller must be the only thread of the process.
     ///
     /// Shared directories and the directories of sockets are replaced by mounts of their own, out of which no `..` leads; `names` are
-    /// directories with a socket whose name goes at the end. `control`: there is a control socket.
+    /// directories with a socket whose name goes at the end.
     ///
     /// # Errors
     /// The step that failed. The process is good for nothing but its end then.
     pub fn enter(
         devices: &mut [OpenDevice],
         names: &mut [&mut OwnedFd],
-        control: bool,
-        violation: Violation,
+        needs: &Needs,
     ) -> Result<Self, JailError> {
+        let Needs { control, ref slots, violation } = *needs;
         one_arena();
         let has = |wanted: fn(&OpenDevice) -> bool| devices.iter().any(wanted);
         let shares = has(|device| matches!(device, OpenDevice::Share { .. }));
         let sockets =
             has(|device| matches!(device, OpenDevice::Vsock { host, .. } if host.sockets.is_some()));
         let owner = namespaces::enter(sockets || violation == Violation::Log)?;
-        root::enter(devices, names)?;
-        limits::set(shares)?;
+        let descriptors = root::enter(devices, names, slots.shares())?;
+        limits::set(shares || slots.shares())?;
         let wanted = match owner {
-            namespaces::Owner::Host => capabilities::of_devices(devices),
+            namespaces::Owner::Host => capabilities::of_devices(devices) | capabilities::of_slots(slots),
             // A user's own files need none, and others' are out of reach.
             namespaces::Owner::User => CapabilitySet::empty(),
         };
@@ -148,8 +166,13 @@ impl Jail {
         rustix::thread::set_no_new_privs(true).map_err(doing("giving up new privileges"))?;
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
             .map_err(doing("closing our memory to debuggers"))?;
-        let rules = Rules { violation, doors: Doors { sockets, control }, capabilities };
-        Ok(Jail { rules: Some(rules), roll: Arc::new(Roll::new(1)) })
+        let rules = Rules {
+            violation,
+            doors: Doors { sockets, control, hotplug: control && !slots.is_empty() },
+            capabilities,
+        };
+        let descriptors = descriptors.map(Arc::new);
+        Ok(Jail { rules: Some(rules), roll: Arc::new(Roll::new(1)), descriptors })
     }
 
     /// Whether this process is in a jail.
@@ -157,21 +180,29 @@ impl Jail {
         self.rules.is_some()
     }
 
+    /// `/proc/self/fd`, for shares that may come.
+    pub fn descriptors(&self) -> Option<&OwnedFd> {
+        self.descriptors.as_deref()
+    }
+
     /// How threads of this role start.
     pub fn thread(&self, role: Role) -> ThreadStart {
-        let Some(rules) = self.rules else { return no_thread_start() };
-        let roll = Arc::clone(&self.roll);
-        Arc::new(move |name| {
-            roll.expect_one();
-            let (roll, name) = (Arc::clone(&roll), name.to_string());
-            Box::new(move || roll.entered(rules.restrict(role, &name)))
-        })
+        let jail = self.clone();
+        Arc::new(move |name: &str| jail.restriction(role, name))
+    }
+
+    /// The first step of a thread of this role, which is about to be started.
+    pub fn restriction(&self, role: Role, name: &str) -> FirstStep {
+        let Some(rules) = self.rules else { return Box::new(|| {}) };
+        self.roll.expect_one();
+        let (roll, name) = (Arc::clone(&self.roll), name.to_string());
+        Box::new(move || roll.entered(rules.restrict(role, &name)))
     }
 
     /// Restricts the main thread for good: it can start no threads and open no files any more.
-    pub fn main_thread(&self) {
+    pub fn main_thread(&self, role: Role) {
         if let Some(rules) = self.rules {
-            self.roll.entered(rules.restrict(Role::EventLoop, "main"));
+            self.roll.entered(rules.restrict(role, "main"));
         }
     }
 
@@ -184,6 +215,18 @@ impl Jail {
     pub fn failure(&self) -> Option<JailError> {
         self.roll.failure()
     }
+}
+
+/// A mount of its own for a directory that goes to a machine in its jail, which cannot make one. May put this process, which has one thread, into
+/// namespaces of its own.
+///
+/// # Errors
+/// When this process may make no mounts, or the directory was moved meanwhile.
+pub fn own_mount(directory: &OwnedFd, readonly: bool) -> Result<OwnedFd, JailError> {
+    root::detached(directory, readonly).or_else(|_| {
+        namespaces::enter(false)?;
+        root::detached(directory, readonly)
+    })
 }
 
 impl Rules {

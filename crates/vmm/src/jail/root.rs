@@ -26,13 +26,19 @@ use std::path::PathBuf;
 const QUIET: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
 
 /// Moves this process into an empty root. Its mount namespace must be its own already. `names` are the directories of sockets' names.
+/// With `descriptors`, `/proc/self/fd` is kept for shares that come later, and returned.
 ///
 /// # Errors
 /// The step that failed.
-pub fn enter(devices: &mut [OpenDevice], names: &mut [&mut OwnedFd]) -> Result<(), JailError> {
+pub fn enter(
+    devices: &mut [OpenDevice],
+    names: &mut [&mut OwnedFd],
+    descriptors: bool,
+) -> Result<Option<OwnedFd>, JailError> {
     let propagation = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", propagation).map_err(doing("keeping mounts to ourselves"))?;
     let shares = replace(devices)?;
+    let descriptors = descriptors.then(own_descriptors).transpose()?;
     for directory in names {
         **directory = own_mount(directory, OpenTreeFlags::empty(), QUIET)?;
     }
@@ -49,7 +55,17 @@ pub fn enter(devices: &mut [OpenDevice], names: &mut [&mut OwnedFd]) -> Result<(
     rustix::process::pivot_root(".", ".").map_err(doing("changing the root"))?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(doing("leaving the old root"))?;
     set_attributes(&root, 0, libc::MOUNT_ATTR_RDONLY).map_err(doing("making the root read-only"))?;
-    rustix::process::chdir("/").map_err(doing("entering the new root"))
+    rustix::process::chdir("/").map_err(doing("entering the new root"))?;
+    Ok(descriptors)
+}
+
+/// A mount of its own for a directory, of no namespace, so that no `..` leads out of it: for a client that gives it to a machine in its jail.
+///
+/// # Errors
+/// When this process may not make mounts, or the directory was moved meanwhile.
+pub fn detached(directory: &OwnedFd, readonly: bool) -> Result<OwnedFd, JailError> {
+    let only = if readonly { libc::MOUNT_ATTR_RDONLY } else { 0 };
+    own_mount(directory, OpenTreeFlags::AT_RECURSIVE, QUIET | only)
 }
 
 /// A file system without anything in it.

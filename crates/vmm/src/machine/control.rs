@@ -1,14 +1,15 @@
 //! What the control socket can do to a running machine.
 
 use super::devices::{self, Workshop};
+use super::hotplug::opened;
+use super::hotplug::slots::Slots;
+use super::memory_use;
 use super::plugs::Plugs;
-use super::{hotplug, memory_use};
 use crate::control::Commands;
 use crate::control::answers::{Added, BalloonStats, State, Stats};
 use crate::control::protocol::{Outcome, Request};
 use crate::control::server::Server;
 use crate::event_loop::{Controller, EventLoop};
-use crate::jail::Jail;
 use crate::vcpu::exit::ExitReason;
 use crate::vcpu::gate::Gate;
 use crate::virtio::balloon::control::BalloonControl;
@@ -32,8 +33,8 @@ pub struct Controlled {
     pub balloon: Option<BalloonControl>,
     /// `/proc/self/smaps_rollup`.
     pub memory_use: Option<File>,
-    /// What threads of new devices enter.
-    pub jail: Jail,
+    /// Room for new devices.
+    pub slots: Slots,
     /// Whether it is paused.
     pub paused: bool,
 }
@@ -64,6 +65,7 @@ impl Commands for Controlled {
         file: Option<OwnedFd>,
     ) -> (Outcome, Option<ExitReason>) {
         let name = request.name();
+        self.plugs.sweep(events);
         let result = match request {
             Request::Shutdown => return (Outcome::done(), Some(ExitReason::Shutdown)),
             Request::State => Ok(Outcome::ok(&self.state())),
@@ -73,10 +75,9 @@ impl Commands for Controlled {
                 self.resume(events);
                 Ok(Outcome::done())
             }
-            Request::Remove(remove) => self
-                .may_change()
-                .and_then(|()| self.plugs.unplug(events, &remove.id, remove.force))
-                .map(|()| Outcome::done()),
+            Request::Remove(remove) => {
+                self.plugs.unplug(events, &remove.id, remove.force).map(|()| Outcome::done())
+            }
             Request::AddDisk(_) | Request::AddPmem(_) | Request::AddShare(_) | Request::AddNet(_) => {
                 self.add(events, request, file).map(|added| Outcome::ok(&added))
             }
@@ -93,6 +94,7 @@ impl Controlled {
             vcpus: self.gate.exits().len(),
             memory: self.ram,
             devices: self.plugs.states(),
+            slots: self.slots.free(),
         }
     }
 
@@ -129,31 +131,21 @@ impl Controlled {
         }
     }
 
-    /// Threads of new devices would be held by the filter of this thread, which starts them; and those of devices that go may not even end.
-    fn may_change(&self) -> Result<(), String> {
-        match self.jail.is_shut() {
-            true => Err("this machine is in its jail, and keeps the devices that it was started with; \
-                         one that was started with --no-jail takes and gives devices"
-                .to_string()),
-            false => Ok(()),
-        }
-    }
-
     fn add(
         &mut self,
         events: &mut EventLoop,
         request: Request,
         file: Option<OwnedFd>,
     ) -> Result<Added, String> {
-        self.may_change()?;
         let id = request.id().unwrap_or_default().to_string();
         if self.plugs.has(&id) {
             return Err(format!("there is a device {id:?} already"));
         }
-        let open = hotplug::open(request, file)?;
-        let mut workshop =
-            Workshop { windows: &mut self.plugs.windows, ram: Vec::new(), jail: self.jail.clone() };
-        let made = devices::make(open, &mut workshop).map_err(|e| e.to_string())?;
+        let mut open = opened::open(request, file)?;
+        let (slot, threads) = self.slots.take(&mut open)?;
+        let mut workshop = Workshop { windows: &mut self.plugs.windows, ram: Vec::new(), threads };
+        let mut made = devices::make(open, &mut workshop).map_err(|e| e.to_string())?;
+        made.slot = slot;
         let pci = self.plugs.plug(events, vec![made]).map_err(|e| e.to_string())?;
         Ok(Added { id, pci })
     }

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "gives a reserved address range to the device that maps files into it")]
 
 use super::MachineError;
+use super::hotplug::slots::Slot;
 use crate::jail::{Jail, Role};
 use crate::memory::window::{self, Sharing};
 use crate::memory::{Window, WindowAllocator};
@@ -11,13 +12,15 @@ use crate::virtio::block::{Block, BlockOptions};
 use crate::virtio::console::Console;
 use crate::virtio::device::{Device, SharedMemory};
 use crate::virtio::fs::Fs;
-use crate::virtio::fs::share::{self, Share, ShareOptions};
+use crate::virtio::fs::share::window as dax;
+use crate::virtio::fs::share::{Budget, Share, ShareOptions};
 use crate::virtio::net::{Net, NetOptions};
 use crate::virtio::pmem::{Flush, Pmem};
 use crate::virtio::rate_limit::Limits;
 use crate::virtio::rng::{self, Rng};
 use crate::virtio::vsock::Vsock;
 use crate::virtio::vsock::host::HostSide;
+use crate::virtio::workers::{ThreadStart, no_threads};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,10 +28,10 @@ use std::sync::Arc;
 use vm_memory::{Address, GuestMemoryRegion};
 
 /// Worker threads of a disk: a flush does not hold up reads.
-const DISK_THREADS: usize = 2;
+pub const DISK_THREADS: usize = 2;
 
 /// Worker threads of a share: one that waits for the host's disk does not hold up the other.
-const SHARE_THREADS: usize = 2;
+pub const SHARE_THREADS: usize = 2;
 
 /// A device whose files are open.
 #[derive(Debug)]
@@ -101,8 +104,34 @@ pub struct Workshop<'a> {
     pub windows: &'a mut WindowAllocator,
     /// RAM that may go back to the host.
     pub ram: Vec<Ram>,
-    /// Restricts threads of devices.
-    pub jail: Jail,
+    /// Where threads of devices come from.
+    pub threads: Threads,
+}
+
+/// Where threads of devices come from.
+#[derive(Clone)]
+pub enum Threads {
+    /// New ones, restricted by the jail.
+    New(Jail),
+    /// Such as wait for this kind of device, if it has threads; and how many descriptors a share may have.
+    Waiting(Option<ThreadStart>, Budget),
+}
+
+impl Threads {
+    fn of(&self, role: Role) -> ThreadStart {
+        match self {
+            Threads::New(jail) => jail.thread(role),
+            Threads::Waiting(Some(threads), _) => Arc::clone(threads),
+            Threads::Waiting(None, _) => no_threads(),
+        }
+    }
+
+    fn budget(&self) -> Option<Budget> {
+        match self {
+            Threads::New(_) => None,
+            Threads::Waiting(_, budget) => Some(*budget),
+        }
+    }
 }
 
 /// A device, and what came with it.
@@ -113,6 +142,8 @@ pub struct Made {
     pub windows: Vec<Window>,
     /// The balloon's control.
     pub balloon: Option<BalloonControl>,
+    /// What it occupies until it goes, when it came later.
+    pub slot: Option<Slot>,
 }
 
 /// What comes with a device.
@@ -129,7 +160,7 @@ struct Extras {
 pub fn make(device: OpenDevice, workshop: &mut Workshop<'_>) -> Result<Made, MachineError> {
     let mut extras = Extras::default();
     match one(device, workshop, &mut extras) {
-        Ok(device) => Ok(Made { device, windows: extras.windows, balloon: extras.balloon }),
+        Ok(device) => Ok(Made { device, windows: extras.windows, balloon: extras.balloon, slot: None }),
         Err(error) => {
             for window in extras.windows {
                 // Reserved addresses are all that is left when it fails.
@@ -154,7 +185,7 @@ fn one(
         OpenDevice::Block { file, serial, readonly } => {
             let name = format!("disk {serial}");
             let options = BlockOptions { serial, readonly, limits: Limits::default(), threads: DISK_THREADS };
-            let block = Block::new(file, &options, &workshop.jail.thread(Role::Disk))
+            let block = Block::new(file, &options, &workshop.threads.of(Role::Disk))
                 .map_err(|e| MachineError::Device { device: name, reason: e.to_string() })?;
             Box::new(block)
         }
@@ -163,7 +194,7 @@ fn one(
             let start = window.region.start_addr().raw_value();
             made.windows.push(window);
             let flush = if sharing == Sharing::Shared { Flush::File(file) } else { Flush::Nothing };
-            let thread = workshop.jail.thread(Role::Flush);
+            let thread = workshop.threads.of(Role::Flush);
             Box::new(Pmem::new(&name, start, size, flush, &thread).map_err(failed("pmem"))?)
         }
         OpenDevice::Rng => Box::new(Rng::new(rng::DEFAULT_LIMITS).map_err(failed("rng"))?),
@@ -183,18 +214,31 @@ fn one(
             Box::new(Net::new(tap, &options).map_err(failed(&label))?)
         }
         OpenDevice::Share { root, proc, tag, readonly, dax } => {
-            let name = format!("share {tag}");
-            let failed = |reason: String| MachineError::Device { device: name.clone(), reason };
             let window = (dax > 0).then(|| dax_window(workshop, made, dax)).transpose()?;
             let shared = window.as_ref().map(|w| SharedMemory { id: 0, address: w.address, size: w.size });
             let options = ShareOptions { readonly, window, proc, ..ShareOptions::default() };
-            let server = Share::new(root, options).map_err(|e| failed(e.to_string()))?;
-            let thread = workshop.jail.thread(Role::Share { readonly });
-            let fs = Fs::new(&tag, Arc::new(server), shared, SHARE_THREADS, &thread);
-            Box::new(fs.map_err(|e| failed(e.to_string()))?)
+            Box::new(share(root, &tag, options, shared, &workshop.threads)?)
         }
         OpenDevice::Vsock { cid, host } => Box::new(Vsock::new(cid, host).map_err(failed("vsock"))?),
     })
+}
+
+/// The device for a directory; `window` is that of `options` as the guest sees it.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn share(
+    root: OwnedFd,
+    tag: &str,
+    options: ShareOptions,
+    window: Option<SharedMemory>,
+    threads: &Threads,
+) -> Result<Fs, MachineError> {
+    let failed = |reason: String| MachineError::Device { device: format!("share {tag}"), reason };
+    let thread = threads.of(Role::Share { readonly: options.readonly });
+    let options = ShareOptions { budget: threads.budget(), ..options };
+    let server = Share::new(root, options).map_err(|e| failed(e.to_string()))?;
+    Fs::new(tag, Arc::new(server), window, SHARE_THREADS, &thread).map_err(|e| failed(e.to_string()))
 }
 
 /// Reserves a window of guest memory for a share.
@@ -202,11 +246,11 @@ fn dax_window(
     workshop: &mut Workshop<'_>,
     made: &mut Extras,
     size: u64,
-) -> Result<share::window::Window, MachineError> {
+) -> Result<dax::Window, MachineError> {
     let window = window::dax(workshop.windows, size)?;
     let (address, host) = (window.region.start_addr().raw_value(), window.region.as_ptr());
     made.windows.push(window);
     // SAFETY: reserved just now, for this share alone and without access. It becomes part of the machine's memory, which lives as
     // long as the process; devices reach guest memory by copies only.
-    Ok(unsafe { share::window::Window::new(address, size, host) })
+    Ok(unsafe { dax::Window::new(address, size, host) })
 }

@@ -10,7 +10,7 @@
 mod control;
 pub mod devices;
 pub mod files;
-mod hotplug;
+pub mod hotplug;
 pub mod kvm;
 mod memory_use;
 mod plugs;
@@ -35,8 +35,9 @@ use crate::virtio::balloon::Ram;
 use crate::virtio::guest_io::Backing;
 use crate::virtio::transport::TransportError;
 use control::{Control, Controlled};
-use devices::Workshop;
+use devices::{Threads, Workshop};
 use files::Files;
+use hotplug::slots::{SlotCounts, Slots};
 use kvm::{KvmError, KvmMessages, Pin};
 use kvm_ioctls::{VcpuFd, VmFd};
 use machine_spec::MachineSpec;
@@ -103,10 +104,12 @@ const FIRST_PORT: u16 = 0xC000;
 const PORTS_PER_SLOT: u16 = 0x100;
 
 /// What a machine does beyond its spec.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// How RAM is made.
     pub ram: RamOptions,
+    /// Devices that may come later.
+    pub slots: SlotCounts,
     /// Count what makes the vCPUs exit.
     pub count_exits: bool,
     /// When the program started; times are counted from here.
@@ -148,10 +151,12 @@ impl Machine {
         };
         let loaded = boot::load(&ram, &source)?;
         let mut windows = WindowAllocator::new(size);
+        let threads = Threads::New(jail.clone());
         let mut workshop =
-            Workshop { windows: &mut windows, ram: returnable(size, &loaded.files()), jail: jail.clone() };
+            Workshop { windows: &mut windows, ram: returnable(size, &loaded.files()), threads };
         let made = files.devices.into_iter().map(|device| devices::make(device, &mut workshop));
         let made = made.collect::<Result<Vec<_>, _>>()?;
+        let slots = Slots::new(&options.slots, &jail)?;
         let balloon = made.iter().find_map(|made| made.balloon.clone());
         let vm = kvm::create(&files.kvm)?;
         let mut plugs = Plugs::new(vm.fd.clone(), ram, windows)?;
@@ -174,8 +179,7 @@ impl Machine {
         let gate = Arc::new(Gate::new(spec.vcpus as usize).map_err(MachineError::Signal)?);
         let server = files.control.map(|socket| Server::new(&events, socket)).transpose()?;
         let memory_use = files.memory_use;
-        let machine =
-            Controlled { gate, ram: size, plugs, balloon, memory_use, jail: jail.clone(), paused: false };
+        let machine = Controlled { gate, ram: size, plugs, balloon, memory_use, slots, paused: false };
         let control = Control { server, machine };
         Ok(Machine { bus: Arc::new(bus), vcpus, events, end: Arc::new(end), counts, control, jail })
     }
@@ -185,14 +189,13 @@ impl Machine {
     /// # Errors
     /// When a thread cannot be started or restricted, or the event loop fails.
     pub fn run(mut self) -> Result<ExitReason, MachineError> {
-        let restricted = self.jail.thread(Role::Vcpu);
         for (index, mut vcpu) in self.vcpus.drain(..).enumerate() {
             let gate = self.control.machine.gate.clone();
             let bus = self.bus.clone();
             let supervisor: Arc<dyn Supervisor> = self.end.clone();
             let (counts, jail) = (self.counts.clone(), self.jail.clone());
             let name = format!("vcpu{index}");
-            let first = restricted(&name);
+            let first = self.jail.restriction(Role::Vcpu, &name);
             let work = move || {
                 first();
                 let passage = gate.enter(index, &mut vcpu);
@@ -206,7 +209,7 @@ impl Machine {
                 .spawn(work)
                 .map_err(|source| MachineError::Thread { index, source })?;
         }
-        self.jail.main_thread();
+        self.jail.main_thread(Role::EventLoop);
         if !self.jail.all_in()
             && let Some(failure) = self.jail.failure()
         {

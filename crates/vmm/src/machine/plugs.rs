@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!   plug:    windows ─► KVM memory slots ─► bus, event loop                       the guest rescans its bus
-//!   unplug:  driver's reset, doorbells ─► bus, event loop ─► memory slots ─► windows     the guest has let go before
+//!   unplug:  (by force: the device answers with errors from now on, until the guest lets go)
+//!            driver's reset, doorbells ─► bus, event loop ─► memory slots ─► windows     the guest has let go before
 //! ```
 //!
 //! Which windows a device can address is decided when its driver starts it: RAM, and the windows that are there then. A window that
@@ -11,6 +12,7 @@
 //! unplugged stays without access in the view of devices that were started before.
 
 use super::devices::Made;
+use super::hotplug::slots::Slot;
 use super::kvm::{KvmDoorbells, KvmMessages};
 use super::{FIRST_PORT, MachineError, PORTS_PER_SLOT};
 use crate::bus::lock;
@@ -45,6 +47,10 @@ struct Plugged {
     function: Arc<Mutex<VirtioPci>>,
     source: SourceHandle,
     windows: Vec<Mapped>,
+    /// Removed by force: it stays on the bus, without what was behind it, until the guest lets go.
+    leaving: bool,
+    /// Frees the place that it has taken.
+    _slot: Option<Slot>,
     counters: Option<Arc<Counters>>,
 }
 
@@ -100,7 +106,7 @@ impl Plugs {
         let mut result =
             if made.len() > free { Err(MachineError::TooMany(before + made.len())) } else { Ok(()) };
         // All windows first, so that each device can address them all.
-        for Made { device, windows, .. } in made {
+        for Made { device, windows, slot, .. } in made {
             let mut mapped = Vec::new();
             for window in windows {
                 let window = self.number(window);
@@ -112,11 +118,11 @@ impl Plugs {
                     Err(_) => self.give_back(&window.region),
                 }
             }
-            parts.push((device, mapped));
+            parts.push((device, mapped, slot));
         }
-        for (device, windows) in parts {
+        for (device, windows, slot) in parts {
             if result.is_ok() {
-                result = self.attach(events, device, windows);
+                result = self.attach(events, device, windows, slot);
             } else {
                 self.unmap(windows);
             }
@@ -140,6 +146,7 @@ impl Plugs {
         events: &mut EventLoop,
         device: Box<dyn crate::virtio::device::Device>,
         windows: Vec<Mapped>,
+        slot: Option<Slot>,
     ) -> Result<(), MachineError> {
         let (id, kind) = self.name(device.name());
         let counters = device.counters();
@@ -163,11 +170,13 @@ impl Plugs {
         let source = events.add(function.clone());
         lock(&function).set_handle(source.clone());
         self.bus.set(place, Some(function.clone()));
-        self.plugged.push(Plugged { id, kind, place, function, source, windows, counters });
+        let (leaving, _slot) = (false, slot);
+        self.plugged.push(Plugged { id, kind, place, function, source, windows, leaving, _slot, counters });
         Ok(())
     }
 
-    /// Takes a device away; `force`: even if a driver uses it.
+    /// Takes a device away. With `force` even if a driver uses it: then what is behind it goes at once, and its place on the bus when the
+    /// guest lets go of it ([`Plugs::sweep`]), for a driver whose device was not there any more would wait for its answers for ever.
     ///
     /// # Errors
     /// Why it stays, in words.
@@ -181,16 +190,39 @@ impl Plugs {
                 device.kind
             ));
         }
-        if lock(&device.function).is_active() && !force {
+        let active = lock(&device.function).is_active();
+        if active && (device.leaving || !force) {
+            let (what, or) = match device.leaving {
+                true => ("has nothing of it but its place on the bus, and does not let go of that", ""),
+                false => ("still uses it", ", or force it"),
+            };
             return Err(format!(
-                "the guest still uses {id:?}; let it go there first (`echo 1 > /sys/bus/pci/devices/{}/remove`), or force it",
+                "{id:?}: the guest {what}; let it go there (`echo 1 > /sys/bus/pci/devices/{}/remove`){or}",
                 pci_address(device.place)
             ));
         }
-        let device = self.plugged.remove(index);
-        self.take_away(events, device);
+        if active {
+            let device = &mut self.plugged[index];
+            device.leaving = true;
+            lock(&device.function).withdraw();
+            let windows = std::mem::take(&mut device.windows);
+            self.unmap(windows);
+        } else {
+            let device = self.plugged.remove(index);
+            self.take_away(events, device);
+        }
         self.show_memory();
         Ok(())
+    }
+
+    /// Takes away what was removed by force, and the guest has let go of since. Called when somebody asks for something, not at once: the
+    /// guest's driver has a few accesses to make yet.
+    pub fn sweep(&mut self, events: &mut EventLoop) {
+        let gone = |device: &Plugged| device.leaving && !lock(&device.function).is_active();
+        while let Some(index) = self.plugged.iter().position(gone) {
+            let device = self.plugged.remove(index);
+            self.take_away(events, device);
+        }
     }
 
     fn take_away(&mut self, events: &mut EventLoop, device: Plugged) {
@@ -275,6 +307,7 @@ impl Plugs {
             kind: device.kind.clone(),
             pci: pci_address(device.place),
             active: lock(&device.function).is_active(),
+            leaving: device.leaving,
         };
         self.plugged.iter().map(state).collect()
     }

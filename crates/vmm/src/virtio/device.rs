@@ -145,6 +145,15 @@ pub trait Device: Send {
         Ok(())
     }
 
+    /// The host takes back what is behind the device, at once: what the driver asks for from now on fails, what is under way ends as it
+    /// would, and no request stays without an answer. Only for devices that can be taken away.
+    ///
+    /// # Errors
+    /// When a queue's rings are broken.
+    fn withdraw(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     /// The driver resets the device: it forgets its queues, and is as new.
     fn reset(&mut self);
 }

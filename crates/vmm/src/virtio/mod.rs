@@ -16,6 +16,7 @@ pub mod pmem;
 pub mod rate_limit;
 pub mod ring;
 pub mod rng;
+pub mod spares;
 pub mod transport;
 pub mod vsock;
 pub mod workers;

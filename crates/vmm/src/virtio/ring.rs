@@ -162,17 +162,12 @@ impl Ring {
         interrupt: &Arc<dyn Interrupt>,
     ) -> Result<Self, DeviceError> {
         queue.queue.set_event_idx(features & F_EVENT_IDX != 0);
-        // Flags, index and event of the used ring are written besides its entries (2.7.8).
-        let used = Segment {
-            address: GuestAddress(queue.queue.used_ring()),
-            len: 6 + 8 * u32::from(queue.queue.size()),
-        };
-        let valid = queue.queue.is_valid(memory) && allowed(memory, used, true);
         let (memory, interrupt) = (memory.clone(), Arc::clone(interrupt));
         let device = device.to_string();
-        let ring = Self { device, queue, memory, interrupt, broken: !valid, unsignalled: 0, counters: None };
-        if !valid {
-            return Err(ring.fault("its addresses are not in guest memory, or where nobody may write"));
+        let mut ring =
+            Self { device, queue, memory, interrupt, broken: false, unsignalled: 0, counters: None };
+        if !ring.is_valid() {
+            return Err(ring.broke("its addresses are not in guest memory, or where nobody may write"));
         }
         Ok(ring)
     }
@@ -186,6 +181,30 @@ impl Ring {
     /// All memory that the guest may name.
     pub fn memory(&self) -> &GuestMemoryMmap {
         &self.memory
+    }
+
+    /// Guest memory is another from now on; requests that were taken before keep what they saw.
+    ///
+    /// # Errors
+    /// When the queue's rings do not lie in it.
+    pub fn set_memory(&mut self, memory: &GuestMemoryMmap) -> Result<(), DeviceError> {
+        self.memory = memory.clone();
+        match self.is_valid() {
+            true => Ok(()),
+            false => Err(self.broke("its addresses are not in guest memory any more")),
+        }
+    }
+
+    /// Index of the next request in the available ring, where a later owner of the queue goes on.
+    pub fn position(&self) -> u16 {
+        self.queue.queue.next_avail()
+    }
+
+    fn is_valid(&self) -> bool {
+        let queue = &self.queue.queue;
+        // Flags, index and event of the used ring are written besides its entries (2.7.8).
+        let used = Segment { address: GuestAddress(queue.used_ring()), len: 6 + 8 * u32::from(queue.size()) };
+        queue.is_valid(&self.memory) && allowed(&self.memory, used, true)
     }
 
     /// Number of entries.

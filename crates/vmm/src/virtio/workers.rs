@@ -7,7 +7,7 @@
 //!
 //! Threads and not io_uring: they need no system call that a host may have turned off (`kernel.io_uring_disabled`), a seccomp
 //! filter sees each of their calls (it sees none of a ring's), and an idle one costs a few pages. They start with the device,
-//! so before the event loop's own filter is set; the first thing that each does is what [`ThreadStart`] gave it: it sets its filter.
+//! so before the event loop's own filter is set; the first thing that each does is what its [`ThreadStart`] says: it sets its filter.
 
 use super::device::Watch;
 use std::collections::VecDeque;
@@ -23,12 +23,50 @@ const STACK: usize = 128 << 10;
 /// What a new thread does first: sets its seccomp filter.
 pub type FirstStep = Box<dyn FnOnce() + Send>;
 
-/// Called once for each new thread, with its name, by the thread that is about to start it.
-pub type ThreadStart = Arc<dyn Fn(&str) -> FirstStep + Send + Sync>;
+/// What a thread is for.
+pub type Work = Box<dyn FnOnce() + Send>;
 
-/// A thread that starts without more ado.
+/// Where the threads of a device come from: they are new, or wait already ([`super::spares`]).
+pub trait Threads: Send + Sync {
+    /// Has a thread do `work`; a new one is named `name`, and begins with `before`, while it is not restricted yet.
+    ///
+    /// # Errors
+    /// When there is none to be had.
+    fn run(&self, name: &str, before: FirstStep, work: Work) -> io::Result<()>;
+}
+
+/// The threads of one kind of device.
+pub type ThreadStart = Arc<dyn Threads>;
+
+/// New threads. The function is called once for each, with its name, by the thread that is about to start it; the new one begins with
+/// what it returns.
+impl<F: Fn(&str) -> FirstStep + Send + Sync> Threads for F {
+    fn run(&self, name: &str, before: FirstStep, work: Work) -> io::Result<()> {
+        let restrict = self(name);
+        let thread = std::thread::Builder::new().name(name.chars().take(15).collect()).stack_size(STACK);
+        thread.spawn(move || {
+            before();
+            restrict();
+            work();
+        })?;
+        Ok(())
+    }
+}
+
+/// Threads that start without more ado.
 pub fn no_thread_start() -> ThreadStart {
-    Arc::new(|_| Box::new(|| {}))
+    Arc::new(|_: &str| -> FirstStep { Box::new(|| {}) })
+}
+
+/// For devices that have none.
+pub fn no_threads() -> ThreadStart {
+    struct None;
+    impl Threads for None {
+        fn run(&self, _: &str, _: FirstStep, _: Work) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+    Arc::new(None)
 }
 
 struct State<J, R> {
@@ -67,18 +105,28 @@ impl<J: Send + 'static, R: Send + 'static> Workers<J, R> {
         start: &ThreadStart,
         run: impl Fn(J) -> R + Send + Sync + 'static,
     ) -> io::Result<Self> {
+        Self::entering(name, threads, start, || {}, run)
+    }
+
+    /// The same with threads that begin with `before`, while they are not restricted yet.
+    ///
+    /// # Errors
+    /// When a thread or the eventfd cannot be made.
+    pub fn entering(
+        name: &str,
+        threads: usize,
+        start: &ThreadStart,
+        before: impl Fn() + Clone + Send + 'static,
+        run: impl Fn(J) -> R + Send + Sync + 'static,
+    ) -> io::Result<Self> {
         let state = State { jobs: VecDeque::new(), results: Vec::new(), running: 0, stop: false };
         let done = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let workers =
             Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), done }) };
         let run = Arc::new(run);
         for _ in 0..threads.max(1) {
-            let (shared, run, first) = (Arc::clone(&workers.shared), Arc::clone(&run), start(name));
-            let thread = std::thread::Builder::new().name(name.chars().take(15).collect()).stack_size(STACK);
-            thread.spawn(move || {
-                first();
-                work(&shared, run.as_ref());
-            })?;
+            let (shared, run) = (Arc::clone(&workers.shared), Arc::clone(&run));
+            start.run(name, Box::new(before.clone()), Box::new(move || work(&shared, run.as_ref())))?;
         }
         Ok(workers)
     }
@@ -173,7 +221,7 @@ mod tests {
     fn all_jobs_are_done_and_each_thread_starts_with_the_hook() {
         let started = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&started);
-        let hook: ThreadStart = Arc::new(move |name| {
+        let hook: ThreadStart = Arc::new(move |name: &str| -> FirstStep {
             assert_eq!(name, "w");
             let count = Arc::clone(&count);
             Box::new(move || {

@@ -4,6 +4,7 @@ use crate::cli::options::{DiskOption, NetOption, PmemOption, ShareOption};
 use crate::control::answers::{Added, State, Stats};
 use crate::control::client::Client;
 use crate::control::protocol::{Access, AddDisk, AddNet, AddPmem, AddShare, Remove, Request};
+use crate::jail;
 use crate::machine::devices::OpenDevice;
 use crate::machine::files;
 use crate::memory::window::Sharing;
@@ -21,7 +22,7 @@ Examples:
     clear-vmm run --kernel vmlinux --control /run/vm.sock ... &
     clear-vmm ctl --socket /run/vm.sock pause
     clear-vmm ctl --socket /run/vm.sock resume
-  A disk for a running machine, which was started with --no-jail; the guest looks for it when it is told to:
+  A disk for a running machine, which was started with --hotplug disk; the guest looks for it when it is told to:
     clear-vmm ctl --socket /run/vm.sock add-disk data.img --id data
     (guest) echo 1 > /sys/bus/pci/rescan
   And away again, first in the guest, at the place that add-disk and `state` tell:
@@ -94,7 +95,7 @@ enum Command {
     Remove {
         /// Its name, as `state` lists it
         id: String,
-        /// Even if the guest still uses it: what it has under way there never ends
+        /// Even if the guest still uses it: what is behind it goes at once, and the guest gets errors until it lets go of the device
         #[arg(long)]
         force: bool,
     },
@@ -141,6 +142,8 @@ fn request(command: &Command) -> anyhow::Result<(Request, Option<OwnedFd>)> {
         Command::AddShare { share } => {
             let (id, dax) = (share.tag.clone(), share.dax_mib << 20);
             let file = opened(files::share(&share.path, &share.tag, share.readonly, dax)?);
+            // Without one, a machine in its jail says no, and what to do; another has no need of it.
+            let file = file.map(|plain| jail::own_mount(&plain, share.readonly).unwrap_or(plain));
             Ok((Request::AddShare(AddShare { id, readonly: share.readonly, dax }), file))
         }
         Command::AddNet { net, id } => {
@@ -188,8 +191,16 @@ fn print_state(state: &State) {
     println!("{}, pid {}, {} CPUs, {} MiB", state.state, state.pid, state.vcpus, state.memory >> 20);
     println!("{:24} {:8} {:12} IN USE", "DEVICE", "KIND", "PCI");
     for device in &state.devices {
-        let active = if device.active { "yes" } else { "no" };
+        let active = match (device.active, device.leaving) {
+            (_, true) => "leaving",
+            (true, _) => "yes",
+            (false, _) => "no",
+        };
         println!("{:24} {:8} {:12} {active}", device.id, device.kind, device.pci);
+    }
+    if let Some(slots) = state.slots.as_ref().filter(|slots| !slots.is_empty()) {
+        let slots: Vec<_> = slots.iter().map(|(kind, free)| format!("{kind}={free}")).collect();
+        println!("room for {}", slots.join(", "));
     }
 }
 

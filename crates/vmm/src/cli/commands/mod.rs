@@ -2,6 +2,7 @@
 
 mod ctl;
 mod run;
+mod serve;
 
 use clap::Subcommand;
 use std::process::ExitCode;
@@ -12,6 +13,8 @@ use std::time::Instant;
 pub enum Command {
     /// Run a machine until its guest ends it
     Run(Box<run::Args>),
+    /// Serve a directory to another VMM by vhost-user
+    Serve(serve::Args),
     /// Control a running machine: pause it, change its devices, see what it does
     Ctl(ctl::Args),
 }
@@ -24,6 +27,7 @@ impl Command {
     pub fn run(self, start: Instant) -> anyhow::Result<ExitCode> {
         match self {
             Command::Run(args) => run::run(*args, start),
+            Command::Serve(args) => serve::run(args),
             Command::Ctl(args) => ctl::run(args),
         }
     }

@@ -5,9 +5,10 @@ use crate::cli::options::{DiskOption, NetOption, PmemOption, ShareOption, parse_
 use crate::cli::spec;
 use crate::control::socket::{self, BoundPath, Socket};
 use crate::event_loop::signals;
-use crate::jail::{Jail, Violation};
+use crate::jail::{Jail, Needs, Violation};
 use crate::machine::devices::OpenDevice;
 use crate::machine::files::{self, Donated, GUEST_CID};
+use crate::machine::hotplug::slots::SlotCounts;
 use crate::machine::{Machine, Options};
 use crate::memory::ram::RamOptions;
 use crate::vcpu::exit::ExitReason;
@@ -104,6 +105,11 @@ pub struct Args {
     /// UNIX stream or seqpacket socket that is listening or connected
     #[arg(long, value_name = "PATH|fd:N")]
     control: Option<spec::Source>,
+    /// Devices that may be added while the machine is in its jail, by `clear-vmm ctl add-...`: disk, pmem, share, share-ro, net, each
+    /// as often as N (1) says at a time. Their threads are started now, each with the filter of its kind. Without the jail
+    /// any device may be added
+    #[arg(long, value_name = "KIND[=N],...", requires = "control")]
+    hotplug: Option<SlotCounts>,
     /// Print the guest's boot stamps (bytes written to port 0x5C0) and their times at the end
     #[arg(long)]
     stamps: bool,
@@ -129,7 +135,8 @@ pub fn run(args: Args, start: Instant) -> anyhow::Result<ExitCode> {
     let mut files = files::open(&spec, donated)?;
     let jail = jail(&args, &mut files, &mut bound)?;
     let ram = RamOptions { mergeable: args.mergeable, hugepages: args.hugepages, prefault: args.prefault };
-    let options = Options { ram, count_exits: args.count_exits, start };
+    let slots = args.hotplug.clone().unwrap_or_default();
+    let options = Options { ram, slots, count_exits: args.count_exits, start };
     let machine = Machine::build(&spec, files, options, jail)?;
     let (stamps, counts) = (machine.stamps(), machine.exit_counts());
     let reason = machine.run()?;
@@ -152,15 +159,25 @@ fn jail(args: &Args, files: &mut files::Files, bound: &mut [BoundPath]) -> anyho
         eprintln!("clear-vmm: warning: --no-jail: a guest that breaks out has all that this user has");
         return Ok(Jail::none());
     }
-    if args.seccomp == Violation::Log {
+    warn_of_log(args.seccomp);
+    let mut names: Vec<_> = bound.iter_mut().map(BoundPath::directory).collect();
+    let needs = Needs {
+        control: files.control.is_some(),
+        slots: args.hotplug.clone().unwrap_or_default(),
+        violation: args.seccomp,
+    };
+    Ok(Jail::enter(&mut files.devices, &mut names, &needs)?)
+}
+
+/// Says that the filters do not protect.
+pub fn warn_of_log(violation: Violation) {
+    if violation == Violation::Log {
         eprintln!("clear-vmm: warning: --seccomp=log: forbidden system calls are done, and only logged");
     }
-    let mut names: Vec<_> = bound.iter_mut().map(BoundPath::directory).collect();
-    Ok(Jail::enter(&mut files.devices, &mut names, files.control.is_some(), args.seccomp)?)
 }
 
 /// A share keeps a descriptor for each file that the guest knows of. The soft limit is for programs that use select(2).
-fn raise_descriptor_limit() {
+pub fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     // Where this is refused, the share forgets unused files earlier.

@@ -4,9 +4,10 @@ use super::{Doors, Role};
 use seccompiler::sock_filter;
 
 /// What happens to a thread that makes a forbidden system call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Violation {
     /// The machine ends by SIGSYS
+    #[default]
     Kill,
     /// The call is done and the kernel's log says so: for finding out what a new host needs
     Log,
@@ -33,12 +34,15 @@ mod filters {
 /// The filter of a role.
 fn filter(role: Role, doors: Doors) -> &'static Filter {
     match role {
-        Role::EventLoop => match (doors.sockets, doors.control) {
-            (false, false) => &filters::EVENT_LOOP,
-            (true, false) => &filters::EVENT_LOOP_SOCKETS,
-            (false, true) => &filters::EVENT_LOOP_CONTROL,
-            (true, true) => &filters::EVENT_LOOP_SOCKETS_CONTROL,
+        Role::EventLoop => match (doors.sockets, doors.control, doors.hotplug) {
+            (false, false, _) => &filters::EVENT_LOOP,
+            (true, false, _) => &filters::EVENT_LOOP_SOCKETS,
+            (false, true, false) => &filters::EVENT_LOOP_CONTROL,
+            (true, true, false) => &filters::EVENT_LOOP_SOCKETS_CONTROL,
+            (false, true, true) => &filters::EVENT_LOOP_HOTPLUG,
+            (true, true, true) => &filters::EVENT_LOOP_SOCKETS_HOTPLUG,
         },
+        Role::VhostUser => &filters::VHOST_USER,
         Role::Vcpu if doors.sockets => &filters::VCPU_SOCKETS,
         Role::Vcpu => &filters::VCPU,
         Role::Disk => &filters::DISK,

@@ -71,6 +71,7 @@ pub struct BlockOptions {
 }
 
 struct Job {
+    disk: Arc<Disk>,
     head: u16,
     status: Buffers,
     generation: u64,
@@ -99,7 +100,9 @@ pub struct Block {
     name: String,
     serial: [u8; ID_BYTES],
     readonly: bool,
-    disk: Arc<Disk>,
+    /// `None` once it was taken away.
+    disk: Option<Arc<Disk>>,
+    bytes: u64,
     limiter: Limiter,
     workers: Workers<Job, Done>,
     counters: Arc<Counters>,
@@ -117,14 +120,13 @@ impl Block {
         let disk = Arc::new(Disk::new(file, options.readonly)?);
         let mut serial = [0; ID_BYTES];
         serial.iter_mut().zip(options.serial.bytes()).for_each(|(place, byte)| *place = byte);
-        let for_workers = Arc::clone(&disk);
-        let run = move |job: Job| run(&for_workers, job);
         let workers = Workers::new("block", options.threads, start, run).map_err(DiskError::Threads)?;
         Ok(Self {
             name: format!("block {}", options.serial),
             serial,
             readonly: options.readonly,
-            disk,
+            bytes: disk.bytes(),
+            disk: Some(disk),
             limiter: Limiter::new(options.limits).map_err(DiskError::Threads)?,
             workers,
             counters: Arc::default(),
@@ -149,7 +151,7 @@ impl Block {
             }
             match active.ring.next()? {
                 Some(chain) => {
-                    let request = request::parse(&active.memory, chain, self.disk.bytes(), self.readonly);
+                    let request = request::parse(&active.memory, chain, self.bytes, self.readonly);
                     self.limiter.charge(request.operation.as_ref().map_or(0, Operation::bytes));
                     self.start(request)?;
                 }
@@ -178,12 +180,13 @@ impl Block {
             result,
             to_guest,
         };
+        let Some(disk) = &self.disk else { return self.finish(&done(Status::IoError, 0)) };
         let done = match operation {
             Err(refusal) => done(refusal, 0),
             Ok(_) if status.is_empty() => done(Status::IoError, 0),
             Ok(Operation::GetId(data)) => done(Status::Ok, data.write(&active.memory, &self.serial) as u64),
             Ok(Operation::Read { offset, data }) if self.cached_reads && data.len() <= INLINE_READ => {
-                match self.disk.read_cached(&active.memory, offset, &data) {
+                match disk.read_cached(&active.memory, offset, &data) {
                     Ok(Some(())) => done(Status::Ok, data.len()),
                     other => {
                         self.cached_reads &= other.is_ok();
@@ -201,13 +204,13 @@ impl Block {
     }
 
     fn submit(&mut self, head: u16, status: Buffers, operation: Operation) {
-        let Some(active) = &mut self.active else { return };
+        let (Some(active), Some(disk)) = (&mut self.active, &self.disk) else { return };
         active.in_flight += 1;
         if let Operation::Write { data, .. } = &operation {
             add(&self.counters.bytes_from_guest, data.len());
         }
-        let (memory, sync) = (Arc::clone(&active.memory), active.sync);
-        self.workers.submit(Job { head, status, generation: self.generation, memory, operation, sync });
+        let (disk, memory, sync) = (Arc::clone(disk), Arc::clone(&active.memory), active.sync);
+        self.workers.submit(Job { disk, head, status, generation: self.generation, memory, operation, sync });
     }
 
     fn finish(&mut self, done: &Done) -> Result<(), DeviceError> {
@@ -225,8 +228,8 @@ impl Block {
 }
 
 /// Does a job on a worker thread.
-fn run(disk: &Disk, job: Job) -> Done {
-    let Job { head, status, generation, memory, operation, sync } = job;
+fn run(job: Job) -> Done {
+    let Job { disk, head, status, generation, memory, operation, sync } = job;
     let mut to_guest = 0;
     let result = match &operation {
         Operation::Read { offset, data } => {
@@ -272,7 +275,7 @@ impl Device for Block {
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let mut config = [0_u8; 60];
         let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, &(self.disk.bytes() / SECTOR).to_le_bytes());
+        put(0, &(self.bytes / SECTOR).to_le_bytes());
         put(12, &SEG_MAX.to_le_bytes());
         put(20, &(SECTOR as u32).to_le_bytes());
         // Physical blocks of 2^3 sectors, so that file systems align to the host's pages; aligned at 0; best in units of one.
@@ -329,6 +332,12 @@ impl Device for Block {
                 self.finish(&done)?;
             }
         }
+        self.process()
+    }
+
+    fn withdraw(&mut self) -> Result<(), DeviceError> {
+        // Jobs that were handed over have it still.
+        self.disk = None;
         self.process()
     }
 

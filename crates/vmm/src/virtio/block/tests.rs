@@ -312,3 +312,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_disk_that_was_taken_away_answers_with_errors() {
+    for in_cache in [true, false] {
+        let (mut device, _) = disk(false);
+        device.cached_reads = in_cache;
+        let disk = Arc::downgrade(device.disk.as_ref().unwrap());
+        let mut driver = Driver::new(&mut device, u64::MAX);
+        let data = driver.place(&[1; 512]);
+        // Under way when it is taken away, and offered but not yet seen.
+        let chain =
+            [(driver.place(&header(1, 3)), 16, false), (data, 512, false), (driver.alloc(1), 1, true)];
+        driver.add(0, &chain);
+        driver.kick(&mut device, 0).unwrap();
+        driver.add(0, &chain);
+        device.withdraw().unwrap();
+        assert_eq!(driver.wait(&mut device, 0, 2).len(), 2);
+        assert_eq!(disk.strong_count(), 0, "the file is closed");
+        for (kind, room) in [(0, 512), (4, 0), (8, 20)] {
+            let (status, ..) = request(&mut driver, &mut device, kind, 0, &[], room);
+            assert_eq!(status, Status::IoError as u8, "{kind}");
+        }
+        driver.reset(&mut device);
+    }
+}

@@ -17,13 +17,14 @@ pub mod wire;
 mod tests;
 
 use super::counters::Counters;
-use super::device::{Activation, Device, DeviceError, SharedMemory, Watch};
+use super::device::{Activation, ActiveQueue, Device, DeviceError, Interrupt, SharedMemory, Watch};
 use super::ring::{Chain, RING_FEATURES, Ring};
 use super::workers::{ThreadStart, Workers};
-use server::{Request, Server};
+use server::{Gone, Request, Server};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use vm_memory::GuestMemoryMmap;
 
 /// Device type (virtio 1.2, 5).
 const KIND: u32 = 26;
@@ -80,6 +81,7 @@ struct State {
 struct Job {
     queue: Arc<Queue>,
     chain: Chain,
+    server: Arc<dyn Server>,
 }
 
 impl Fs {
@@ -102,17 +104,11 @@ impl Fs {
         config[..tag.len()].copy_from_slice(tag.as_bytes());
         // num_request_queues.
         config[MAX_TAG] = 1;
-        let (first, then) = (Arc::clone(&server), Arc::clone(start));
-        let enter: ThreadStart = Arc::new(move |name| {
-            let (first, then) = (Arc::clone(&first), then(name));
-            Box::new(move || {
-                first.enter_thread();
-                then();
-            })
-        });
-        let handler = Arc::clone(&server);
-        let run = move |job: Job| job.queue.answer(&job.chain, &*handler);
-        let workers = Workers::new(&format!("fs {tag}"), threads, &enter, run).map_err(FsError::Thread)?;
+        let first = Arc::clone(&server);
+        let before = move || first.enter_thread();
+        let run = |job: Job| job.queue.answer(&job.chain, &*job.server);
+        let workers = Workers::entering(&format!("fs {tag}"), threads, start, before, run);
+        let workers = workers.map_err(FsError::Thread)?;
         Ok(Self {
             name: format!("fs {tag}"),
             config,
@@ -122,6 +118,50 @@ impl Fs {
             counters: Arc::default(),
             active: Vec::new(),
         })
+    }
+}
+
+/// What a driver that starts and stops queues one by one needs: vhost-user's.
+impl Fs {
+    /// Serves a queue from now on.
+    ///
+    /// # Errors
+    /// When its rings do not lie in guest memory.
+    pub fn start(
+        &mut self,
+        queue: ActiveQueue,
+        features: u64,
+        memory: &GuestMemoryMmap,
+        interrupt: &Arc<dyn Interrupt>,
+    ) -> Result<(), DeviceError> {
+        let index = queue.index;
+        let ring = Ring::new(&self.name, queue, features, memory, interrupt)?.counted(&self.counters);
+        let state = State { ring, more: false, failed: None };
+        let place = usize::from(index);
+        if self.active.len() <= place {
+            self.active.resize_with(place + 1, || None);
+        }
+        self.active[place] = Some(Arc::new(Queue { ring: Mutex::new(state), busy: AtomicUsize::new(0) }));
+        self.kick(index)
+    }
+
+    /// Stops serving queue `index` when what is under way there has ended, or after 5 seconds; gives the index of the next request.
+    pub fn stop(&mut self, index: u16) -> Option<u16> {
+        let queue = self.active.get_mut(usize::from(index))?.take()?;
+        let end = Instant::now() + RESET_LIMIT;
+        while queue.busy.load(Ordering::Acquire) > 0 && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let position = queue.lock().ring.position();
+        Some(position)
+    }
+
+    /// Guest memory is another from now on.
+    ///
+    /// # Errors
+    /// When a queue's rings do not lie in it.
+    pub fn set_memory(&mut self, memory: &GuestMemoryMmap) -> Result<(), DeviceError> {
+        self.active.iter().flatten().try_for_each(|queue| queue.lock().ring.set_memory(memory))
     }
 }
 
@@ -159,17 +199,7 @@ impl Device for Fs {
 
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceError> {
         let Activation { memory, queues, features, interrupt } = activation;
-        let queue = |queue| {
-            let ring = Ring::new(&self.name, queue, features, &memory, &interrupt)?.counted(&self.counters);
-            let state = State { ring, more: false, failed: None };
-            Ok(Arc::new(Queue { ring: Mutex::new(state), busy: AtomicUsize::new(0) }))
-        };
-        self.active =
-            queues.into_iter().map(|ring| ring.map(queue).transpose()).collect::<Result<_, DeviceError>>()?;
-        for index in 0..self.active.len() {
-            self.kick(index as u16)?;
-        }
-        Ok(())
+        queues.into_iter().flatten().try_for_each(|queue| self.start(queue, features, &memory, &interrupt))
     }
 
     fn kick(&mut self, index: u16) -> Result<(), DeviceError> {
@@ -192,13 +222,20 @@ impl Device for Fs {
                 return Ok(());
             };
             queue.busy.fetch_add(1, Ordering::AcqRel);
-            self.workers.submit(Job { queue: Arc::clone(queue), chain });
+            let server = Arc::clone(&self.server);
+            self.workers.submit(Job { queue: Arc::clone(queue), chain, server });
         }
     }
 
     fn watches(&self) -> Vec<Watch> {
         // The workers complete requests by themselves.
         Vec::new()
+    }
+
+    fn withdraw(&mut self) -> Result<(), DeviceError> {
+        // Requests under way keep the directory for as long as they take.
+        std::mem::replace(&mut self.server, Arc::new(Gone)).reset();
+        Ok(())
     }
 
     fn reset(&mut self) {

@@ -1,6 +1,6 @@
 //! What answers FUSE requests, apart from how they arrive: the queue knows no file system, the file system knows no queue.
 
-use super::wire::{IN_HEADER, InHeader, OUT_HEADER, out_header};
+use super::wire::{IN_HEADER, InHeader, OUT_HEADER, Opcode, out_header};
 use crate::virtio::guest_io::Iovecs;
 use crate::virtio::ring::Buffers;
 use rustix::io::Errno;
@@ -23,6 +23,21 @@ pub trait Server: Send + Sync {
 
     /// The guest starts anew: open files and nodes are forgotten, windows are empty.
     fn reset(&self);
+}
+
+/// Answers for a directory that was taken away: every request fails.
+pub struct Gone;
+
+impl Server for Gone {
+    fn handle(&self, request: &Request<'_>) -> u32 {
+        let Some(header) = request.header() else { return 0 };
+        match Opcode::from_wire(header.opcode) {
+            Some(opcode) if opcode.is_silent() => 0,
+            _ => request.answer(header.unique, Err(Errno::IO)),
+        }
+    }
+
+    fn reset(&self) {}
 }
 
 /// One request in guest memory.

@@ -6,7 +6,7 @@ use crate::virtio::block::{Block, BlockOptions};
 use crate::virtio::console::Console;
 use crate::virtio::device::Device;
 use crate::virtio::fs::Fs;
-use crate::virtio::fs::share::{Share, ShareOptions};
+use crate::virtio::fs::share::{Budget, Share, ShareOptions};
 use crate::virtio::guest_io::Backing;
 use crate::virtio::mem::Mem;
 use crate::virtio::net::{Net, NetOptions};
@@ -119,7 +119,10 @@ pub fn bench(kind: Kind, directory: &Path) -> anyhow::Result<Bench> {
         Kind::Fs => {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let root = rustix::fs::open(directory, flags, Mode::empty())?;
-            let share = Share::new(root, ShareOptions { budget: Some(16), ..ShareOptions::default() })?;
+            let share = Share::new(
+                root,
+                ShareOptions { budget: Some(Budget { nodes: 12, files: 4 }), ..ShareOptions::default() },
+            )?;
             silent(Box::new(Fs::new("share", Arc::new(share), None, 1, &threads)?))
         }
         Kind::Mem => {

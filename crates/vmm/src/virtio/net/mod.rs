@@ -101,7 +101,8 @@ pub struct Net {
     name: String,
     mac: [u8; 6],
     mtu: Option<u16>,
-    tap: File,
+    /// `None` once it was taken away.
+    tap: Option<File>,
     pub(super) set_offload: fn(BorrowedFd<'_>, u32) -> io::Result<()>,
     /// What the tap is still to be told, by the event loop: the thread that activates may have no right to.
     offload: Option<u32>,
@@ -123,7 +124,7 @@ impl Net {
             name: format!("net {}", options.name),
             mac: options.mac,
             mtu: options.mtu,
-            tap,
+            tap: Some(tap),
             set_offload: tap::set_offload,
             offload: None,
             rx: Receive::new(Limiter::new(options.rx)?, Arc::clone(&counters)),
@@ -135,18 +136,22 @@ impl Net {
     }
 
     fn process(&mut self, rx: bool, tx: bool) -> Result<(), DeviceError> {
-        let Some(active) = self.active.as_mut().filter(|_| !self.health.dead) else { return Ok(()) };
+        let Some(active) = self.active.as_mut() else { return Ok(()) };
+        let Some(tap) = self.tap.as_ref() else { return self.tx.discard(&mut active.transmit) };
+        if self.health.dead {
+            return Ok(());
+        }
         if let Some(flags) = self.offload.take() {
-            (self.set_offload)(self.tap.as_fd(), flags).map_err(|error| DeviceError {
+            (self.set_offload)(tap.as_fd(), flags).map_err(|error| DeviceError {
                 device: self.name.clone(),
                 reason: format!("while setting the tap's offloads to {flags:#x}: {error}"),
             })?;
         }
         if rx {
-            self.rx.process(&mut active.receive, self.tap.as_fd(), &mut self.health)?;
+            self.rx.process(&mut active.receive, tap.as_fd(), &mut self.health)?;
         }
         if tx {
-            self.tx.process(&mut active.transmit, self.tap.as_fd(), &mut self.health)?;
+            self.tx.process(&mut active.transmit, tap.as_fd(), &mut self.health)?;
         }
         if self.health.dead {
             // The guest sees its cable pulled.
@@ -223,13 +228,13 @@ impl Device for Net {
     }
 
     fn watches(&self) -> Vec<Watch> {
-        if self.active.is_none() || self.health.dead {
+        let Some(tap) = self.tap.as_ref().filter(|_| self.active.is_some() && !self.health.dead) else {
             return Vec::new();
-        }
+        };
         let limits = [self.rx.limiter.watch(TOKEN_RX_LIMIT), self.tx.limiter.watch(TOKEN_TX_LIMIT)];
         // One file can be watched once, so both directions are one watch.
         let (readable, writable) = (self.rx.wants_tap(), self.tx.wants_tap());
-        let tap = Watch { fd: self.tap.as_raw_fd(), token: TOKEN_TAP, readable, writable };
+        let tap = Watch { fd: tap.as_raw_fd(), token: TOKEN_TAP, readable, writable };
         let tap = (readable || writable).then_some(tap);
         limits.into_iter().chain([tap]).flatten().collect()
     }
@@ -251,10 +256,20 @@ impl Device for Net {
         }
     }
 
+    /// The guest sees its cable pulled, and what it sends gets lost.
+    fn withdraw(&mut self) -> Result<(), DeviceError> {
+        self.tap = None;
+        self.health.dead = true;
+        if let Some(active) = &self.active {
+            active.interrupt.config();
+        }
+        self.process(false, true)
+    }
+
     fn reset(&mut self) {
         self.active = None;
         self.rx.start(false);
         self.tx.unblock();
-        self.health = Health::default();
+        self.health = Health { dead: self.tap.is_none(), ..Health::default() };
     }
 }

@@ -48,6 +48,30 @@ fn packets_go_out_whole() {
 }
 
 #[test]
+fn a_network_that_was_taken_away_drops_what_is_sent() {
+    let (mut device, wire) = net();
+    let mut driver = Driver::new(&mut device, u64::MAX);
+    let address = driver.place(&packet(100));
+    driver.add(1, &[(address, 112, false)]);
+    device.withdraw().unwrap();
+    let link = |device: &Net| {
+        let mut status = [0; 2];
+        device.read_config(6, &mut status);
+        u16::from_le_bytes(status)
+    };
+    assert_eq!((driver.used(1).len(), link(&device)), (1, 0));
+    assert!(wire.send(b"x").is_err(), "the tap is closed");
+    for _ in 0..3 {
+        driver.add(1, &[(address, 112, false)]);
+        driver.kick(&mut device, 1).unwrap();
+    }
+    assert_eq!(driver.used(1).len(), 3);
+    assert!(device.watches().is_empty());
+    device.reset();
+    assert_eq!(link(&device), 0, "it does not come back");
+}
+
+#[test]
 fn packets_that_are_none_are_dropped_and_given_back() {
     let (mut device, wire) = net();
     let mut driver = Driver::new(&mut device, u64::MAX);

@@ -88,6 +88,27 @@ impl Transmit {
     }
 }
 
+impl Transmit {
+    /// Drops what the guest has: there is no tap any more.
+    ///
+    /// # Errors
+    /// When the ring is broken.
+    pub fn discard(&mut self, ring: &mut Ring) -> Result<(), DeviceError> {
+        for _ in 0..BUDGET {
+            match ring.next()? {
+                Some(chain) => {
+                    add(&self.counters.errors, 1);
+                    ring.complete(chain.head, 0)?;
+                }
+                None if ring.rearm()? => {}
+                None => return ring.signal(),
+            }
+        }
+        ring.kick_again();
+        ring.signal()
+    }
+}
+
 /// Sends one packet; one that cannot be is dropped, as by any network.
 fn send(ring: &Ring, chain: &Chain, tap: BorrowedFd<'_>) -> io::Result<()> {
     if !(HEADER as u64..=MAX_PACKET as u64).contains(&chain.readable.len()) {

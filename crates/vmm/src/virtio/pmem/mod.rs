@@ -39,8 +39,16 @@ pub enum Flush {
 
 /// Requests that one fdatasync answers.
 struct Batch {
+    file: Arc<File>,
     generation: u64,
     requests: Vec<(u16, Buffers)>,
+}
+
+/// A batch that was done.
+struct Flushed {
+    generation: u64,
+    requests: Vec<(u16, Buffers)>,
+    durable: bool,
 }
 
 struct Active {
@@ -54,7 +62,10 @@ pub struct Pmem {
     name: String,
     start: u64,
     size: u64,
-    workers: Option<Workers<Batch, (Batch, bool)>>,
+    /// What is flushed; `None` when there is nothing to flush any more, or never was.
+    file: Option<Arc<File>>,
+    workers: Option<Workers<Batch, Flushed>>,
+    withdrawn: bool,
     generation: u64,
     counters: Arc<Counters>,
     active: Option<Active>,
@@ -66,13 +77,17 @@ impl Pmem {
     /// # Errors
     /// When the thread that flushes cannot be started; without something to flush there is none.
     pub fn new(name: &str, start: u64, size: u64, flush: Flush, thread: &ThreadStart) -> io::Result<Self> {
-        let workers = match flush {
-            Flush::Nothing => None,
-            Flush::File(file) => Some(Workers::new("pmem", 1, thread, move |batch: Batch| {
-                (batch, rustix::fs::fdatasync(&file).is_ok())
-            })?),
+        let run = |Batch { file, generation, requests }| {
+            let durable = rustix::fs::fdatasync(&file).is_ok();
+            Flushed { generation, requests, durable }
+        };
+        let (file, workers) = match flush {
+            Flush::Nothing => (None, None),
+            Flush::File(file) => (Some(Arc::new(file)), Some(Workers::new("pmem", 1, thread, run)?)),
         };
         Ok(Self {
+            file,
+            withdrawn: false,
             name: format!("pmem {name}"),
             start,
             size,
@@ -91,10 +106,10 @@ impl Pmem {
             match active.ring.next()? {
                 Some(chain) => {
                     let flush = request::is_flush(active.ring.memory(), &chain.readable);
-                    if flush && self.workers.is_some() {
+                    if flush && self.file.is_some() {
                         active.waiting.push((chain.head, chain.writable));
                     } else {
-                        let answer = if flush { Answer::Ok } else { Answer::Failed };
+                        let answer = if flush && !self.withdrawn { Answer::Ok } else { Answer::Failed };
                         let written = answer.write(active.ring.memory(), &chain.writable);
                         active.ring.complete(chain.head, written)?;
                     }
@@ -106,10 +121,13 @@ impl Pmem {
         if left == 0 {
             active.ring.kick_again();
         }
-        if let Some(workers) = self.workers.as_ref().filter(|_| !active.busy && !active.waiting.is_empty()) {
+        if let (Some(workers), Some(file)) = (&self.workers, &self.file)
+            && !active.busy
+            && !active.waiting.is_empty()
+        {
             active.busy = true;
             let requests = std::mem::take(&mut active.waiting);
-            workers.submit(Batch { generation: self.generation, requests });
+            workers.submit(Batch { file: Arc::clone(file), generation: self.generation, requests });
         }
         active.ring.signal()
     }
@@ -163,14 +181,27 @@ impl Device for Pmem {
 
     fn ready(&mut self, _: u64) -> Result<(), DeviceError> {
         let done = self.workers.as_ref().map(Workers::take).unwrap_or_default();
-        for (batch, flushed) in done {
+        for batch in done {
             let Some(active) = self.active.as_mut().filter(|_| batch.generation == self.generation) else {
                 continue;
             };
             active.busy = false;
-            let answer = if flushed { Answer::Ok } else { Answer::Failed };
+            let answer = if batch.durable { Answer::Ok } else { Answer::Failed };
             for (head, room) in batch.requests {
                 let written = answer.write(active.ring.memory(), &room);
+                active.ring.complete(head, written)?;
+            }
+        }
+        self.process()
+    }
+
+    fn withdraw(&mut self) -> Result<(), DeviceError> {
+        self.withdrawn = true;
+        self.file = None;
+        if let Some(active) = &mut self.active {
+            // They waited for a flush that was under way, and what they wrote since may not be durable.
+            for (head, room) in std::mem::take(&mut active.waiting) {
+                let written = Answer::Failed.write(active.ring.memory(), &room);
                 active.ring.complete(head, written)?;
             }
         }

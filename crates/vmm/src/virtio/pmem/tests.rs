@@ -76,3 +76,25 @@ proptest! {
         abuse(&mut device, u64::MAX, &steps);
     }
 }
+
+#[test]
+fn an_image_that_was_taken_away_cannot_be_flushed() {
+    for flush in [Flush::Nothing, writable()] {
+        let mut device = device(flush);
+        let mut driver = Driver::new(&mut device, u64::MAX);
+        let (ask, answer) = (driver.place(&[0; 4]), driver.place(&[7; 4]));
+        // One may be under way, another waits for it.
+        for _ in 0..2 {
+            let room = driver.alloc(4);
+            driver.add(0, &[(ask, 4, false), (room, 4, true)]);
+            driver.kick(&mut device, 0).unwrap();
+        }
+        device.withdraw().unwrap();
+        assert!(device.file.is_none());
+        driver.wait(&mut device, 0, 2);
+        driver.add(0, &[(ask, 4, false), (answer, 4, true)]);
+        driver.kick(&mut device, 0).unwrap();
+        assert_eq!(driver.wait(&mut device, 0, 1).len(), 1);
+        assert_eq!(driver.read(answer, 4), [0xff; 4]);
+    }
+}

@@ -101,6 +101,9 @@ pub struct VirtioPci {
     attached_at: Option<u16>,
     activated: bool,
     unplugged: bool,
+    withdrawn: bool,
+    /// The driver has reset the device and has not seen yet that it is done, for which it waits (virtio 1.2, 4.1.4.3.2).
+    reset_unseen: bool,
     handle: Option<SourceHandle>,
 }
 
@@ -134,13 +137,15 @@ impl VirtioPci {
             attached_at: None,
             activated: false,
             unplugged: false,
+            withdrawn: false,
+            reset_unseen: false,
             handle: None,
         })
     }
 
-    /// Whether a driver uses the device.
+    /// Whether a driver uses the device, or has not finished letting go: one that found nothing in its place would wait for ever.
     pub fn is_active(&self) -> bool {
-        self.activated
+        self.activated || self.reset_unseen
     }
 
     /// What the guest may name in a descriptor from the next time on that a driver starts the device.
@@ -153,6 +158,15 @@ impl VirtioPci {
         self.reset();
         self.unplugged = true;
         self.handle = None;
+    }
+
+    /// Takes away what is behind the device. Its driver gets errors, until it lets go; then the device is as unplugged.
+    pub fn withdraw(&mut self) {
+        self.withdrawn = true;
+        if let Err(error) = self.device.withdraw() {
+            self.fail(&error);
+        }
+        self.changed();
     }
 
     /// Tells the event loop about changes from now on.
@@ -172,6 +186,7 @@ impl VirtioPci {
             return;
         }
         if value == 0 {
+            self.reset_unseen |= self.activated;
             return self.reset();
         }
         // A driver cannot take a status back but by a reset.
@@ -200,6 +215,7 @@ impl VirtioPci {
             self.device.reset();
         }
         self.activated = false;
+        self.unplugged |= self.withdrawn;
         self.common.reset();
         self.interrupt.reset();
         self.changed();

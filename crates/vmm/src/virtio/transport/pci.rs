@@ -6,6 +6,9 @@ use super::{VirtioPci, status};
 use crate::pci::Function;
 use crate::pci::config::{BAR_AND_COMMAND, ConfigSpace};
 
+/// Offset of `device_status` in the common configuration (4.1.4.3).
+const STATUS: u64 = 0x14;
+
 /// Offsets in the PCI configuration access capability (virtio 1.2, 4.1.4.9).
 const ACCESS_BAR: usize = 4;
 const ACCESS_OFFSET: usize = 8;
@@ -46,6 +49,9 @@ impl Function for VirtioPci {
     fn read_bar(&mut self, bar: usize, offset: u64, data: &mut [u8]) {
         match (bar, offset) {
             (PORTS, COMMON..NOTIFY) => {
+                if (offset..offset + data.len() as u64).contains(&STATUS) {
+                    self.reset_unseen = false;
+                }
                 let interrupt = &self.interrupt;
                 let vector = |queue| interrupt.queue_vector(queue);
                 self.common.read(offset, data, interrupt.generation(), interrupt.config_vector(), vector);

@@ -264,3 +264,20 @@ proptest! {
         bench.drive(rings & !7);
     }
 }
+
+#[test]
+fn a_driver_that_lets_go_is_waited_for_until_it_has_seen_the_end() {
+    let mut bench = bench();
+    bench.drive(0x1000);
+    bench.function.withdraw();
+    assert!(bench.function.is_active());
+    bench.write(20, 1, 0);
+    // Linux reads the status until it is 0; where nothing answers, all bits are set for ever.
+    assert!(bench.function.is_active() && bench.resets.load(Ordering::Relaxed) == 1);
+    assert_eq!(bench.read(20, 1), 0);
+    assert!(!bench.function.is_active());
+    // What was taken away does not come back.
+    [1, 3, 11, 15].into_iter().for_each(|status| bench.write(20, 1, status));
+    assert!(!bench.function.is_active());
+    assert_eq!(bench.read(20, 1), 0);
+}

@@ -1,7 +1,8 @@
 //! The main thread: the event loop, and what is left to do when the machine has ended.
 
-use super::Argument::{Is, IsOwnProcess};
+use super::Argument::{Is, IsOwnProcess, Lacks};
 use super::{Call, KVMIO, any, ioc, when};
+use libc::PROT_EXEC;
 
 pub const CALLS: &[Call] = &[
     any(libc::SYS_epoll_wait),
@@ -28,6 +29,20 @@ pub const CONTROL: &[Call] = &[
     any(libc::SYS_statx),
     any(libc::SYS_lseek),
     any(libc::SYS_pread64),
+];
+
+/// Devices that come (`--hotplug`): looking at what a client has opened, and mapping it.
+pub const HOTPLUG: &[Call] = &[
+    // An image.
+    when(libc::SYS_mmap, &[&[Lacks(2, PROT_EXEC as u32)]]),
+    // A disk: whether it was opened for writing. A share: /proc/self/fd once more.
+    when(libc::SYS_fcntl, &[&[Is(1, libc::F_GETFL as u32)], &[Is(1, libc::F_DUPFD_CLOEXEC as u32)]]),
+    // A share: whether its mount is as it has to be.
+    any(libc::SYS_fstatfs),
+    // A tap: the size of its header.
+    when(libc::SYS_ioctl, &[&[Is(1, libc::TUNSETVNETHDRSZ as u32)]]),
+    // What the device's threads are done with.
+    any(libc::SYS_eventfd2),
 ];
 
 /// Sockets that have a name in the file system, which goes at the end.

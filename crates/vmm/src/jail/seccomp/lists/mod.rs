@@ -4,6 +4,7 @@
 //!   every.rs ───────────────┬─► disk.rs    reads and writes a disk            block
 //!     memory, locks, ends   ├─► flush.rs   writes an image back               pmem
 //!                           ├─► share.rs   files of a shared directory        fs
+//!                           ├─► vhost_user.rs  a device for another VMM
 //!                           └─► devices.rs what devices do ─┬─► event_loop.rs
 //!                                                           └─► vcpu.rs
 //! ```
@@ -18,6 +19,7 @@ mod every;
 mod flush;
 mod share;
 mod vcpu;
+mod vhost_user;
 
 /// A condition on one argument, counted from 0. Only its low 32 bits are looked at: all of these are `int` or `unsigned int`, or hold flags.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +85,30 @@ pub const LISTS: &[List] = &[
             event_loop::NAMES,
         ],
     },
+    List {
+        name: "EVENT_LOOP_HOTPLUG",
+        parts: &[
+            every::CALLS,
+            devices::CALLS,
+            event_loop::CALLS,
+            event_loop::CONTROL,
+            event_loop::HOTPLUG,
+            event_loop::NAMES,
+        ],
+    },
+    List {
+        name: "EVENT_LOOP_SOCKETS_HOTPLUG",
+        parts: &[
+            every::CALLS,
+            devices::CALLS,
+            event_loop::CALLS,
+            devices::SOCKETS,
+            event_loop::CONTROL,
+            event_loop::HOTPLUG,
+            event_loop::NAMES,
+        ],
+    },
+    List { name: "VHOST_USER", parts: &[every::CALLS, vhost_user::CALLS, event_loop::NAMES] },
     List { name: "VCPU", parts: &[vcpu::CALLS, every::CALLS, devices::CALLS] },
     List { name: "VCPU_SOCKETS", parts: &[vcpu::CALLS, every::CALLS, devices::CALLS, devices::SOCKETS] },
     List { name: "DISK", parts: &[every::CALLS, disk::CALLS] },

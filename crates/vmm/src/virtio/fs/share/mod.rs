@@ -34,7 +34,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::path::DecInt;
 use std::cell::Cell;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use window::{ALIGNMENT_BITS, Window};
@@ -64,8 +64,26 @@ pub struct ShareOptions {
     pub window: Option<Window>,
     /// `/proc/self/fd`, O_PATH, for a process that has given up /proc; else it is opened.
     pub proc: Option<OwnedFd>,
-    /// Most descriptors kept for nodes; `None`: as many as the process may have, less a few.
-    pub budget: Option<usize>,
+    /// Most descriptors; `None`: [`Budget::all`].
+    pub budget: Option<Budget>,
+}
+
+/// How many descriptors a share may have open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// For nodes that the guest knows.
+    pub nodes: usize,
+    /// For files that it has opened.
+    pub files: usize,
+}
+
+impl Budget {
+    /// As many as the process may have, less a few: a quarter for open files.
+    pub fn all() -> Self {
+        let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+        let free = most.saturating_sub(SPARE_DESCRIPTORS).clamp(SPARE_DESCRIPTORS, 1 << 20) as usize;
+        Budget { nodes: free - free / 4, files: free / 4 }
+    }
 }
 
 /// A share that cannot be made.
@@ -120,12 +138,9 @@ impl Share {
             Some(proc) => proc,
             None => rustix::fs::open("/proc/self/fd", flags, Mode::empty()).map_err(ShareError::Proc)?,
         };
-        let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-        let free = most.saturating_sub(SPARE_DESCRIPTORS).clamp(SPARE_DESCRIPTORS, 1 << 20) as usize;
-        // A quarter is for open files.
-        let budget = options.budget.unwrap_or(free - free / 4);
-        let inodes = Inodes::new(root, budget).map_err(ShareError::Root)?;
-        let handles = Handles::new(options.budget.unwrap_or(free / 4));
+        let Budget { nodes, files } = options.budget.unwrap_or_else(Budget::all);
+        let inodes = Inodes::new(root, nodes).map_err(ShareError::Root)?;
+        let handles = Handles::new(files);
         Ok(Self { options, inodes, handles, proc, features: AtomicU64::new(0) })
     }
 
@@ -213,6 +228,9 @@ impl Share {
             return Err(Errno::PROTO);
         }
         let high = if u64::from(low) & init::INIT_EXT != 0 { fields.u32().unwrap_or(0) } else { 0 };
+        // A guest that was started afresh behind a vhost-user front end: nobody has said that it forgot everything.
+        self.handles.clear();
+        self.inodes.clear();
         let features = self.offered() & (u64::from(low) | u64::from(high) << 32);
         self.features.store(features, Ordering::Relaxed);
         let alignment = if self.window().is_some() { ALIGNMENT_BITS } else { 0 };
@@ -258,6 +276,18 @@ impl Share {
     }
 }
 
+/// Gives the thread a umask and a working directory of its own, unless it has them: creating takes the umask of each request, and extended
+/// attributes of what an O_PATH descriptor stands for are reached by its name in `proc` (`/proc/self/fd`) only.
+#[expect(unsafe_code, reason = "unshare has a safe form for some flags only")]
+pub fn enter_thread(proc: BorrowedFd<'_>) {
+    if ENTERED.get() {
+        return;
+    }
+    // SAFETY: file descriptors stay shared; the working directory and the umask become the thread's own.
+    let unshared = unsafe { libc::unshare(libc::CLONE_FS) } == 0;
+    ENTERED.set(unshared && rustix::process::fchdir(proc).is_ok());
+}
+
 thread_local! {
     static ENTERED: Cell<bool> = const { Cell::new(false) };
 }
@@ -278,16 +308,8 @@ impl Server for Share {
         }
     }
 
-    /// Gives the thread a umask and a working directory of its own: creating takes the umask of each request, and extended attributes of what an O_PATH
-    /// descriptor stands for are reached by its name in `/proc/self/fd` only.
-    #[expect(unsafe_code, reason = "unshare has a safe form for some flags only")]
     fn enter_thread(&self) {
-        if ENTERED.get() {
-            return;
-        }
-        // SAFETY: file descriptors stay shared; the working directory and the umask become the thread's own.
-        let unshared = unsafe { libc::unshare(libc::CLONE_FS) } == 0;
-        ENTERED.set(unshared && rustix::process::fchdir(&self.proc).is_ok());
+        enter_thread(self.proc.as_fd());
     }
 
     fn reset(&self) {

@@ -92,6 +92,11 @@ impl Client {
         Self { device, driver, request, answer, unique: 0, uid, gid }
     }
 
+    /// The host takes the directory away.
+    pub fn withdraw(&mut self) {
+        self.device.withdraw().unwrap();
+    }
+
     /// Any bytes as a request, with any room for the answer. Gives what was written.
     pub fn raw(&mut self, queue: usize, request: &[u8], room: u32) -> Vec<u8> {
         self.driver.write(self.request, request);

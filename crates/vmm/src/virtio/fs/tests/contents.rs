@@ -1,6 +1,8 @@
 //! What is in files and directories.
 
 use super::client::{Client, long, text};
+use super::{Arc, Share, open_directory};
+use crate::virtio::fs::share::Budget;
 use crate::virtio::fs::share::ShareOptions;
 use crate::virtio::fs::wire::{Body, ROOT};
 use rustix::io::Errno;
@@ -102,8 +104,10 @@ fn nodes_beyond_the_descriptor_budget_are_found_again() {
     for number in 0..200 {
         std::fs::write(directory.path().join(format!("d/e/{number}")), number.to_string()).unwrap();
     }
-    let mut client =
-        Client::new(directory.path(), ShareOptions { budget: Some(20), ..ShareOptions::default() });
+    let mut client = Client::new(
+        directory.path(),
+        ShareOptions { budget: Some(Budget { nodes: 20, files: 20 }), ..ShareOptions::default() },
+    );
     let parent = client.walk("d/e").node;
     let nodes: Vec<u64> =
         (0..200).map(|number| client.lookup(parent, &number.to_string()).unwrap().node).collect();
@@ -168,4 +172,24 @@ fn writing_takes_set_user_id_away_when_asked() {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o6755)).unwrap();
     client.setattr(entry.node, 1 << 3 | 1 << 11, 0, 0, (0, 0)).unwrap();
     assert_eq!(mode(), 0o755);
+}
+
+#[test]
+fn a_directory_that_was_taken_away_answers_with_errors() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("a"), "text").unwrap();
+    let share = Arc::new(Share::new(open_directory(directory.path()), ShareOptions::default()).unwrap());
+    let look = Arc::downgrade(&share);
+    let mut client = Client::with(share);
+    let node = client.lookup(1, "a").unwrap().node;
+    client.withdraw();
+    // The worker that has answered last may still hold it for a moment.
+    while look.strong_count() > 0 {
+        std::thread::yield_now();
+    }
+    // open, getattr, lookup, statfs; and forget, which nobody answers.
+    for (opcode, node) in [(14, node), (3, node), (1, 1), (17, 1)] {
+        let body = Body::default().u64(0).u64(0);
+        assert_eq!(client.call(opcode, node, &body.0).unwrap_err(), Errno::IO, "{opcode}");
+    }
 }

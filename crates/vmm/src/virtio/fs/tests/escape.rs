@@ -1,6 +1,7 @@
 //! A guest that wants out, and one that wants to write what it may only read.
 
 use super::client::{Client, text};
+use crate::virtio::fs::share::Budget;
 use crate::virtio::fs::share::ShareOptions;
 use crate::virtio::fs::wire::{Body, ROOT};
 use rustix::io::Errno;
@@ -100,7 +101,10 @@ fn a_directory_that_turns_into_a_link_meanwhile_does_not_help() {
             }
         });
         // The smallest budget, so that directories have to be opened again by name.
-        let mut client = Client::new(&share, ShareOptions { budget: Some(1), ..ShareOptions::default() });
+        let mut client = Client::new(
+            &share,
+            ShareOptions { budget: Some(Budget { nodes: 1, files: 1 }), ..ShareOptions::default() },
+        );
         for _ in 0..3000 {
             let Ok(folder) = client.lookup(ROOT, "swap") else { continue };
             let Ok(file) = client.lookup(folder.node, "file") else { continue };
@@ -134,7 +138,10 @@ fn a_hard_link_to_a_link_is_one_to_the_link() {
 fn a_file_that_was_replaced_by_something_else_of_its_number_is_not_opened() {
     let directory = traps();
     let share = directory.path().join("share");
-    let mut client = Client::new(&share, ShareOptions { budget: Some(1), ..ShareOptions::default() });
+    let mut client = Client::new(
+        &share,
+        ShareOptions { budget: Some(Budget { nodes: 1, files: 1 }), ..ShareOptions::default() },
+    );
     for round in 0..50 {
         let file = share.join(format!("file{round}"));
         std::fs::write(&file, "text").unwrap();

@@ -2,6 +2,7 @@
 
 use super::client::Client;
 use crate::virtio::fs::Fs;
+use crate::virtio::fs::share::Budget;
 use crate::virtio::fs::share::{Share, ShareOptions};
 use crate::virtio::fs::wire::{Body, IN_HEADER, Opcode};
 use crate::virtio::mock;
@@ -46,7 +47,7 @@ proptest! {
         std::fs::create_dir(&share).unwrap();
         std::fs::write(share.join("a"), "text").unwrap();
         std::fs::create_dir(share.join("d")).unwrap();
-        let mut client = Client::new(&share, ShareOptions { budget: Some(16), ..ShareOptions::default() });
+        let mut client = Client::new(&share, ShareOptions { budget: Some(Budget { nodes: 16, files: 16 }), ..ShareOptions::default() });
         for name in ["a", "d"] {
             client.lookup(1, name).unwrap();
         }

@@ -1,12 +1,15 @@
 //! What a client of the control socket has opened, as a device: checks that it is what the client says.
 
-use super::devices::OpenDevice;
+use super::super::devices::OpenDevice;
 use crate::control::protocol::{Access, Request};
 use crate::memory::HUGE_PAGE;
 use crate::memory::window::Sharing;
 use crate::virtio::block::request::ID_BYTES;
 use crate::virtio::fs::MAX_TAG;
 use crate::virtio::net::tap;
+use rustix::fs::{AtFlags, StatVfsMountFlags, StatxFlags};
+use rustix::io::Errno;
+use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
@@ -69,6 +72,34 @@ pub fn open(request: Request, file: Option<OwnedFd>) -> Result<OpenDevice, Strin
         }
         other => Err(format!("{} adds nothing", other.name())),
     }
+}
+
+/// Checks that a directory is the root of a mount out of which nothing leads, and in which nothing can be run: in its jail a machine cannot make
+/// such a mount by itself.
+///
+/// # Errors
+/// What it lacks, in words.
+pub fn check_mount(root: &OwnedFd, readonly: bool) -> Result<(), String> {
+    let failed = |e: Errno| format!("looking at the directory's mount: {e}");
+    let place = |path: &CStr| {
+        let stat = rustix::fs::statx(root, path, AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::MNT_ID)?;
+        Ok((stat.stx_mnt_id, stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino))
+    };
+    if place(c"").map_err(failed)? != place(c"..").map_err(failed)? {
+        return Err("the directory is no mount of its own, so that the way up is open from it, and this machine is in its jail; \
+                    `clear-vmm ctl` makes one (open_tree, OPEN_TREE_CLONE) where it may: as root, or where users may make user namespaces"
+            .to_string());
+    }
+    let has = rustix::fs::fstatvfs(root).map_err(failed)?.f_flag;
+    let needed = StatVfsMountFlags::NOSUID
+        | StatVfsMountFlags::NODEV
+        | StatVfsMountFlags::NOEXEC
+        | if readonly { StatVfsMountFlags::RDONLY } else { StatVfsMountFlags::empty() };
+    if !has.contains(needed) {
+        let only = if readonly { ", and rdonly" } else { "" };
+        return Err(format!("the directory's mount must be nosuid, nodev, noexec{only} (mount_setattr)"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
