@@ -283,7 +283,7 @@ fn each_refusal_has_its_sentence() {
 #[test]
 fn what_the_host_cannot_do_is_refused() {
     type Change = fn(&mut Setting);
-    let cases: [(Change, &str); 10] = [
+    let cases: [(Change, &str); 11] = [
         (
             |s| s.options.require_kvm = true,
             "running with KVM: the probe guest did not run; `cor check` tells",
@@ -296,6 +296,10 @@ fn what_the_host_cannot_do_is_refused() {
         (
             |s| s.mini_os.initramfs = None,
             "booting mini-OS debian: it has no initramfs, and its kernel cannot mount",
+        ),
+        (
+            |s| s.configuration = toml("[machine]\nroot = \"disk\""),
+            "booting mini-OS debian: it has no image, or its kernel cannot mount it",
         ),
         (
             |s| s.mini_os.arch = "aarch64".into(),

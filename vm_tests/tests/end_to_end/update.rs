@@ -63,9 +63,6 @@ fn a_quota_really_throttles() {
     let sandbox = Sandbox::new();
     let container = limited(&sandbox);
     container.command(&["update", "--cpu-quota", "5000"]).run().expect(0);
-    container.sh("i=0; while [ $i -lt 4000 ]; do i=$((i+1)); done");
-    let stat = read(&container, "cpu.stat");
-    let throttled =
-        stat.lines().find_map(|line| line.strip_prefix("nr_throttled ")).unwrap().parse::<u64>().unwrap();
-    assert!(throttled > 0, "{stat}");
+    // Until it has happened: how much work that takes depends on how slow the machine is.
+    container.sh("until grep -q 'nr_throttled [1-9]' /sys/fs/cgroup/cpu.stat; do :; done");
 }

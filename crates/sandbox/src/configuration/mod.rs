@@ -56,6 +56,7 @@ pub struct Machine {
     pub backend: Backend,
     pub accelerator: AcceleratorChoice,
     pub chassis: ChassisChoice,
+    pub root: RootChoice,
     pub default_vcpus: u32,
     pub max_vcpus: u32,
     pub default_memory_mib: u64,
@@ -73,6 +74,7 @@ impl Default for Machine {
             backend: Backend::Auto,
             accelerator: AcceleratorChoice::Auto,
             chassis: ChassisChoice::Auto,
+            root: RootChoice::Auto,
             default_vcpus: 1,
             max_vcpus: 0,
             default_memory_mib: 1024,
@@ -117,6 +119,18 @@ pub enum ChassisChoice {
     Auto,
     Microvm,
     Q35,
+}
+
+/// How the guest's kernel gets its root.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "configuration.toml documents every value")]
+pub enum RootChoice {
+    #[default]
+    Auto,
+    Pmem,
+    Disk,
+    Initramfs,
 }
 
 /// `[mini_os]`

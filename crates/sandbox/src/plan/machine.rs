@@ -9,7 +9,7 @@
 
 use super::size::Size;
 use super::{Inputs, Piece, PlanError, SHARE_TAG};
-use crate::configuration::{AcceleratorChoice, Backend, ChassisChoice};
+use crate::configuration::{AcceleratorChoice, Backend, ChassisChoice, RootChoice};
 use host_check::facts::Kvm;
 use machine_spec::mini_os::{File, MiniOs};
 use machine_spec::{Accelerator, Chassis, Device, Kernel, MachineSpec, VERSION};
@@ -111,7 +111,7 @@ pub(super) fn machine(
         ));
     }
     let chassis = chassis(inputs)?;
-    let root = root(mini_os, chassis)?;
+    let root = root(mini_os, chassis, inputs.configuration.machine.root)?;
     let console = inputs.configuration.machine.console;
     let vcpus = size.vcpus;
     let mut devices = vec![match chassis {
@@ -199,22 +199,42 @@ enum Root<'a> {
     Pmem(&'a File),
 }
 
-fn root(mini_os: &MiniOs, chassis: Chassis) -> Result<Root<'_>, PlanError> {
+fn root(mini_os: &MiniOs, chassis: Chassis, choice: RootChoice) -> Result<Root<'_>, PlanError> {
     let features = mini_os.features;
-    if let Some(image) = &mini_os.image {
-        match chassis {
-            // One copy of the image in the host's page cache serves all machines.
-            Chassis::Q35 | Chassis::Clear if features.dax_root => return Ok(Root::Pmem(image)),
-            _ if features.block_root => return Ok(Root::Disk(image)),
-            _ => {}
+    // One copy of the image in the host's page cache serves all machines.
+    let pmem =
+        mini_os.image.as_ref().filter(|_| features.dax_root && chassis != Chassis::Microvm).map(Root::Pmem);
+    let disk = mini_os.image.as_ref().filter(|_| features.block_root).map(Root::Disk);
+    let initramfs = mini_os.initramfs.as_ref().map(Root::Initramfs);
+    let root = match choice {
+        RootChoice::Auto => pmem.or(disk).or(initramfs),
+        RootChoice::Pmem => pmem,
+        RootChoice::Disk => disk,
+        RootChoice::Initramfs => initramfs,
+    };
+    root.ok_or_else(|| {
+        let booting = format!("booting mini-OS {}", mini_os.origin);
+        let rebuild = "rebuild it with `clear-mini-os build`, or list mini_os.kernel_features";
+        match choice {
+            RootChoice::Auto => PlanError::host(
+                booting,
+                "it has no initramfs, and its kernel cannot mount its image without modules",
+                rebuild,
+            ),
+            RootChoice::Pmem if chassis == Chassis::Microvm => PlanError::host(
+                booting,
+                "machine.root is \"pmem\", which chassis microvm has not",
+                "set machine.chassis to \"q35\", or machine.root to \"auto\"",
+            ),
+            RootChoice::Pmem | RootChoice::Disk => PlanError::host(
+                booting,
+                "it has no image, or its kernel cannot mount it as machine.root says",
+                "set machine.root to \"auto\", or list mini_os.kernel_features",
+            ),
+            RootChoice::Initramfs => {
+                PlanError::host(booting, "it has no initramfs", "set machine.root to \"auto\", or rebuild it")
+            }
         }
-    }
-    mini_os.initramfs.as_ref().map(Root::Initramfs).ok_or_else(|| {
-        PlanError::host(
-            format!("booting mini-OS {}", mini_os.origin),
-            "it has no initramfs, and its kernel cannot mount its image without modules",
-            "rebuild it with `clear-mini-os build`, or list mini_os.kernel_features",
-        )
     })
 }
 
