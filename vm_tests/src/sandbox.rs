@@ -156,6 +156,17 @@ impl Sandbox {
         assert!(found.is_empty(), "left on the host:\n{}", found.join("\n"));
     }
 
+    /// Expects that nothing is on the host but what the test has made itself and `known` names.
+    ///
+    /// # Panics
+    /// When there is.
+    #[track_caller]
+    pub fn assert_nothing_left_but(&self, known: &[&str]) {
+        let mut found = self.leaks.found();
+        found.retain(|line| !known.iter().any(|name| line.ends_with(name)));
+        assert!(found.is_empty(), "left on the host:\n{}", found.join("\n"));
+    }
+
     /// Deletes every container and says what is left then.
     fn finish(&self) -> Vec<String> {
         let mut failures = Vec::new();
