@@ -50,17 +50,17 @@ fn a_guest_gets_memory_and_the_host_gets_it_back() {
     // Blocks of 384 MiB came; their page descriptors are not from them.
     until_total(&mut machine, small + 360 * MIB..=small + 384 * MIB);
     let before = resident(&machine);
-    machine.guest.run(&fill(300));
+    machine.guest.run(&fill(200));
     let full = resident(&machine);
-    assert!(full > before + 280 * MIB, "{before} to {full}");
+    assert!(full > before + 190 * MIB, "{before} to {full}");
     machine.guest.run("umount /mnt");
     resize(&machine, 128);
     until_total(&mut machine, small - 16 * MIB..=small + 16 * MIB);
     let after = resident(&machine);
-    assert!(after + 200 * MIB < full, "{full} to {after}");
+    assert!(after + 150 * MIB < full, "{full} to {after}");
     resize(&machine, 640);
     until_total(&mut machine, small + 480 * MIB..=small + 512 * MIB);
-    machine.guest.run(&fill(450));
+    machine.guest.run(&fill(200));
     machine.end();
 }
 
@@ -72,10 +72,10 @@ fn a_balloon_gives_back_what_came_later() {
     let small = total(&mut machine);
     resize(&machine, 640);
     until_total(&mut machine, small + 480 * MIB..=small + 512 * MIB);
-    machine.guest.run(&fill(300));
+    machine.guest.run(&fill(200));
     let full = resident(&machine);
     machine.guest.run("umount /mnt");
-    until("the host to have free memory back", || (resident(&machine) + 200 * MIB < full).then_some(()));
+    until("the host to have free memory back", || (resident(&machine) + 150 * MIB < full).then_some(()));
     assert_eq!(machine.ask(&["state"])["memory_size"]["now"], 640 * MIB);
     machine.end();
 }
