@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 ///
 /// # Panics
 /// In the lab, where it must.
-pub fn on_kvm(test: &str) -> Option<Sandbox> {
+pub fn on_kvm() -> Option<Sandbox> {
     let sandbox = Sandbox::new();
     let report = sandbox.cor(&["check", "--json"]).run().text();
     let report: Value = serde_json::from_str(&report).expect("cor check prints JSON");
@@ -22,10 +22,12 @@ pub fn on_kvm(test: &str) -> Option<Sandbox> {
         return Some(sandbox);
     }
     assert!(std::env::var_os("CLEAR_LAB").is_none(), "the lab has no KVM: {kvm}");
-    // Past the test harness, which keeps what a passed test prints to itself.
+    let thread = std::thread::current();
+    // Past the test harness, which names the thread by the test, and keeps what a passed test prints to itself.
     let _ = writeln!(
         std::io::stderr(),
-        "{test}: skipped: {}; in the lab: cargo xtask ci --only lab",
+        "{}: skipped: {}; in the lab: cargo xtask ci --only lab",
+        thread.name().unwrap_or("test"),
         kvm["what"].as_str().unwrap_or("no KVM")
     );
     None

@@ -1,6 +1,7 @@
 //! A tap of this host, for a machine's network.
 
 use crate::command::Command;
+use crate::sandbox::Sandbox;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A tap with an address. It goes when this is dropped.
@@ -10,21 +11,15 @@ pub struct Tap {
     number: u32,
 }
 
-impl Default for Tap {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Tap {
-    /// Makes one.
+    /// Makes one, named by the test's tag; a test has one at most.
     ///
     /// # Panics
     /// When `ip` cannot.
-    pub fn new() -> Self {
+    pub fn new(sandbox: &Sandbox) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let tap = Tap { name: format!("cct{}n{number}", std::process::id()), number };
+        let tap = Tap { name: sandbox.tag().to_string(), number };
         let ip = |words: &[&str]| Command::new("ip").args(words).ok();
         ip(&["tuntap", "add", "dev", &tap.name, "mode", "tap", "vnet_hdr"]);
         ip(&["address", "add", &format!("{}/24", tap.host()), "dev", &tap.name]);

@@ -4,12 +4,12 @@ use crate::{noise, sum, sum_in_guest, text};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use vm_tests::{Machine, Tap, on_kvm, until};
 
 #[test]
 fn a_disk_comes_is_read_and_written_and_goes() {
-    let Some(sandbox) = on_kvm("a_disk_comes") else { return };
+    let Some(sandbox) = on_kvm() else { return };
     let disk = noise(&sandbox, "disk.img", 4);
     let mut machine = Machine::start(&sandbox, &["--hotplug", "disk"]);
     assert_eq!(machine.room("disk"), Some(1));
@@ -32,7 +32,7 @@ fn a_disk_comes_is_read_and_written_and_goes() {
 
 #[test]
 fn an_image_comes_is_written_through_and_goes() {
-    let Some(sandbox) = on_kvm("an_image_comes") else { return };
+    let Some(sandbox) = on_kvm() else { return };
     let image = noise(&sandbox, "image", 4);
     let mut machine = Machine::start(&sandbox, &["--hotplug", "pmem"]);
     machine.plug(&["add-pmem", text(&image), "--id", "image"]);
@@ -62,7 +62,7 @@ impl Drop for Mounted {
 
 #[test]
 fn directories_come_to_be_written_or_only_read_and_go() {
-    let Some(sandbox) = on_kvm("directories_come") else { return };
+    let Some(sandbox) = on_kvm() else { return };
     let big = noise(&sandbox, "share/big", 3);
     let (share, fixed) = (sandbox.path().join("share"), sandbox.path().join("fixed"));
     fs::create_dir(&fixed).unwrap();
@@ -101,8 +101,8 @@ fn directories_come_to_be_written_or_only_read_and_go() {
 
 #[test]
 fn a_network_comes_is_used_and_goes() {
-    let Some(sandbox) = on_kvm("a_network_comes") else { return };
-    let tap = Tap::new();
+    let Some(sandbox) = on_kvm() else { return };
+    let tap = Tap::new(&sandbox);
     let mut machine = Machine::start(&sandbox, &["--hotplug", "net"]);
     for id in ["first", "second"] {
         let net = format!("tap={},mac=02:00:00:00:00:07", tap.name());
@@ -125,8 +125,9 @@ const BUSY: &str = "\
 
 #[test]
 fn what_is_behind_devices_goes_at_once_when_they_are_removed_by_force() {
-    let Some(sandbox) = on_kvm("what_is_behind_devices_goes") else { return };
-    let (disk, image, tap) = (noise(&sandbox, "disk.img", 4), noise(&sandbox, "image", 2), Tap::new());
+    let Some(sandbox) = on_kvm() else { return };
+    let (disk, image, tap) =
+        (noise(&sandbox, "disk.img", 4), noise(&sandbox, "image", 2), Tap::new(&sandbox));
     let share = sandbox.path().join("share");
     fs::create_dir(&share).unwrap();
     let mut machine = Machine::start(&sandbox, &["--hotplug", "disk,pmem,share,net"]);
@@ -142,15 +143,15 @@ fn what_is_behind_devices_goes_at_once_when_they_are_removed_by_force() {
         let before = done(&machine);
         until("requests under way", || (done(&machine) > before).then_some(()));
     }
+    let file = share.join("file");
+    let behind = [&disk, &image, &share, &file, Path::new("/dev/net/tun")];
+    until("all to be in use", || (held(machine.guest.pid(), &behind) == behind).then_some(()));
     let all = ["disk", "image", "share", "net"];
     for id in all {
         machine.ctl(&["remove", id, "--force"]).ok();
         assert_eq!(machine.device("state", id).expect("its place on the bus")["leaving"], true, "{id}");
     }
-    let open = open_files(machine.guest.pid());
-    for part in [text(&disk), text(&image), text(&share), "/dev/net/tun"] {
-        assert!(!open.iter().any(|name| name.contains(part)), "{part} is open: {open:?}");
-    }
+    assert_eq!(held(machine.guest.pid(), &behind), [] as [&Path; 0]);
     machine.ctl(&["remove", "disk", "--force"]).run().refused("its place on the bus");
     machine.ctl(&["add-disk", text(&disk), "--id", "disk"]).run().refused("already");
     machine.guest.run("until_ 'test -e /tmp/reader -a -e /tmp/writer'");
@@ -164,12 +165,13 @@ fn what_is_behind_devices_goes_at_once_when_they_are_removed_by_force() {
     machine.end();
 }
 
-/// Names of the files that a process has open, or mapped.
-fn open_files(pid: u32) -> Vec<String> {
+/// Which of these files a process has open or mapped. By their inodes: in a jail they have other names.
+fn held<'f>(pid: u32, files: &[&'f Path]) -> Vec<&'f Path> {
+    let inode = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors of the machine");
-    let links = entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
-    let mut names: Vec<_> = links.map(|name| name.to_string_lossy().into_owned()).collect();
+    let open: Vec<_> = entries.flatten().filter_map(|entry| inode(&entry.path())).collect();
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("mappings of the machine");
-    names.extend(maps.lines().map(String::from));
-    names
+    let is_held =
+        |file: &&&Path| inode(file).is_some_and(|inode| open.contains(&inode)) || maps.contains(text(file));
+    files.iter().filter(is_held).copied().collect()
 }

@@ -40,7 +40,7 @@ fn resize(machine: &Machine, mib: u64) {
 
 #[test]
 fn a_guest_gets_memory_and_the_host_gets_it_back() {
-    let Some(sandbox) = on_kvm("a_guest_gets_memory") else { return };
+    let Some(sandbox) = on_kvm() else { return };
     let args = ["--memory", "128M", "--memory-max", "640M"];
     let mut machine = Machine::start_with(&sandbox, "memhp_default_state=online_movable", &[], &args);
     let small = total(&mut machine);
@@ -66,7 +66,7 @@ fn a_guest_gets_memory_and_the_host_gets_it_back() {
 
 #[test]
 fn a_balloon_gives_back_what_came_later() {
-    let Some(sandbox) = on_kvm("a_balloon_gives_back") else { return };
+    let Some(sandbox) = on_kvm() else { return };
     let args = ["--memory", "128M", "--memory-max", "640M", "--balloon"];
     let mut machine = Machine::start_with(&sandbox, "memhp_default_state=online_movable", &[], &args);
     let small = total(&mut machine);
@@ -82,7 +82,7 @@ fn a_balloon_gives_back_what_came_later() {
 
 #[test]
 fn a_machine_without_a_most_keeps_its_memory() {
-    let Some(sandbox) = on_kvm("a_machine_without_a_most") else { return };
+    let Some(sandbox) = on_kvm() else { return };
     let machine = Machine::start(&sandbox, &[]);
     machine.ctl(&["memory", "512M"]).run().refused("--memory-max");
     assert_eq!(machine.ask(&["state"])["memory_size"], serde_json::Value::Null);

@@ -22,8 +22,8 @@ fn sockets(sandbox: &Sandbox) -> Vec<String> {
 
 #[test]
 fn disk_image_share_and_network_of_the_command_line_are_in_the_guest() {
-    let Some(sandbox) = on_kvm("disk_image_share_and_network") else { return };
-    let (disk, image, tap) = (noise(&sandbox, "disk", 3), noise(&sandbox, "image", 4), Tap::new());
+    let Some(sandbox) = on_kvm() else { return };
+    let (disk, image, tap) = (noise(&sandbox, "disk", 3), noise(&sandbox, "image", 4), Tap::new(&sandbox));
     let inside = noise(&sandbox, "share/file", 3);
     let share = sandbox.path().join("share");
     let mut machine = Machine::start(
@@ -61,7 +61,7 @@ fn disk_image_share_and_network_of_the_command_line_are_in_the_guest() {
 
 #[test]
 fn vsock_leads_both_ways_and_its_names_go_with_the_machine() {
-    let Some(sandbox) = on_kvm("vsock_leads_both_ways") else { return };
+    let Some(sandbox) = on_kvm() else { return };
     let vsock = sandbox.path().join("vsock");
     let args = ["--vsock", text(&vsock)];
     let mut machine = Machine::start_with(&sandbox, "", &[VSOCK_HALF], &args);
@@ -110,7 +110,7 @@ fn count(share: &Path) -> u64 {
 
 #[test]
 fn a_machine_is_paused_resumed_and_ended_by_its_control_socket() {
-    let Some(sandbox) = on_kvm("a_machine_is_paused") else { return };
+    let Some(sandbox) = on_kvm() else { return };
     let share = sandbox.path().join("share");
     fs::create_dir(&share).unwrap();
     let args = ["--cpus", "2", "--share", &format!("{},tag=home", text(&share))];
@@ -144,8 +144,8 @@ fn a_machine_is_paused_resumed_and_ended_by_its_control_socket() {
 
 #[test]
 fn a_killed_machine_leaves_nothing_but_names() {
-    let Some(sandbox) = on_kvm("a_killed_machine") else { return };
-    let (disk, tap, vsock) = (noise(&sandbox, "disk", 1), Tap::new(), sandbox.path().join("vsock"));
+    let Some(sandbox) = on_kvm() else { return };
+    let (disk, tap, vsock) = (noise(&sandbox, "disk", 1), Tap::new(&sandbox), sandbox.path().join("vsock"));
     let share = sandbox.path().join("share");
     fs::create_dir(&share).unwrap();
     let (disk, share) = (text(&disk).to_string(), format!("{},tag=home", text(&share)));

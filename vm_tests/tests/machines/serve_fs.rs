@@ -28,7 +28,7 @@ fn qemu(accelerator: &str, machine: &str, device: &str, socket: &Path) -> Comman
 
 /// Lets a guest of QEMU use the directory, to its end.
 fn used_by(machine: &str, device: &str, parameters: &str) {
-    let Some(sandbox) = on_kvm(&format!("a directory for {machine}")) else { return };
+    let Some(sandbox) = on_kvm() else { return };
     let big = noise(&sandbox, "home/big", 3);
     let home = sandbox.path().join("home");
     let (server, socket) = serve(&sandbox);
