@@ -7,7 +7,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// A command to run.
@@ -112,12 +112,27 @@ impl Command {
     /// # Panics
     /// When it cannot be started.
     pub fn start(&self) -> Running {
-        let file = || tempfile::tempfile().expect("a temporary file for output");
-        let (stdout, stderr, mut stdin) = (file(), file(), file());
+        let mut stdin = tempfile::tempfile().expect("a temporary file for input");
         stdin
             .write_all(&self.input)
             .and_then(|()| stdin.seek(SeekFrom::Start(0)))
             .expect("writing the input");
+        self.spawn(stdin.into())
+    }
+
+    /// Starts it with a pipe as its standard input.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_with_pipe(&self) -> (Running, ChildStdin) {
+        let mut running = self.spawn(Stdio::piped());
+        let stdin = running.child.stdin.take().expect("a pipe was asked for");
+        (running, stdin)
+    }
+
+    fn spawn(&self, stdin: Stdio) -> Running {
+        let file = || tempfile::tempfile().expect("a temporary file for output");
+        let (stdout, stderr) = (file(), file());
         let copy = |file: &File| Stdio::from(file.try_clone().expect("duplicating a descriptor"));
         let mut command = self.std();
         command.stdin(stdin).stdout(copy(&stdout)).stderr(copy(&stderr));
@@ -265,7 +280,8 @@ impl Output {
         let errors = self.errors();
         let lines: Vec<_> = errors.lines().filter(|line| !line.starts_with("cor: warning: ")).collect();
         assert_eq!(lines.len(), 1, "one clear line of {self}");
-        let speaker = ["cor: ", "clear-mini-os: "].iter().any(|name| lines[0].starts_with(name));
+        let speaker =
+            ["cor: ", "clear-mini-os: ", "clear-vmm: "].iter().any(|name| lines[0].starts_with(name));
         assert!(speaker, "says who speaks: {self}");
         assert!(lines[0].contains(words), "{words:?} in {self}");
         lines[0].to_string()

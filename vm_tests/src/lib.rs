@@ -6,6 +6,7 @@
 //!      ├─ Bundle     rootfs with a static busybox, config.json out of `cor spec` and changed by the test
 //!      ├─ Cor        one `cor` command with a deadline ─► Output (code, stdout, stderr)
 //!      └─ Container  a container that runs `sleep`, for tests that exec into it
+//!   Machine   a machine of `clear-vmm` on KVM ─► Guest, which does what it is told   Tap  its network
 //!   Terminal  a pseudo-terminal with a program on it      ConsoleSocket  what an engine listens on
 //! ```
 //!
@@ -15,17 +16,23 @@
 mod bundle;
 mod command;
 mod container;
+mod guest;
 mod leak;
+mod machine;
 mod programs;
 mod sandbox;
+mod tap;
 mod terminal;
 mod wait;
 
 pub use bundle::{Bundle, full_capabilities, mount, remove_namespace};
 pub use command::{Command, Output, Running};
 pub use container::Container;
+pub use guest::{Guest, PARAMETERS, initramfs, kernel};
 pub use leak::{Leaks, processes_with};
+pub use machine::{Machine, ctl, on_kvm};
 pub use programs::Programs;
 pub use sandbox::Sandbox;
+pub use tap::Tap;
 pub use terminal::{ConsoleSocket, Terminal, send_signal};
 pub use wait::{PATIENCE, until};

@@ -36,6 +36,11 @@ impl Programs {
         self.directory.join("cor")
     }
 
+    /// Path of `clear-vmm`.
+    pub fn clear_vmm(&self) -> PathBuf {
+        self.directory.join("clear-vmm")
+    }
+
     /// Path of `clear-mini-os`.
     pub fn clear_mini_os(&self) -> PathBuf {
         self.directory.join("clear-mini-os")

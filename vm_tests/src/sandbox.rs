@@ -3,7 +3,7 @@
 use crate::bundle::Bundle;
 use crate::command::{Command, Output};
 use crate::container::Container;
-use crate::leak::Leaks;
+use crate::leak::{Leaks, TAG};
 use crate::programs::Programs;
 use serde_json::Value;
 use std::cell::Cell;
@@ -38,7 +38,7 @@ impl Sandbox {
     pub fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let programs = Programs::get();
-        let tag = format!("cct{}x{}x", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let tag = format!("{TAG}{}x{}x", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let directory = tempfile::Builder::new().prefix(&tag).tempdir().expect("a temporary directory");
         let leaks = Leaks::watch(&tag, &directory.path().join("root"));
         let sandbox = Sandbox { directory, tag, leaks, next: Cell::new(0) };
@@ -153,6 +153,17 @@ impl Sandbox {
     #[track_caller]
     pub fn assert_nothing_left(&self) {
         let found = self.leaks.found();
+        assert!(found.is_empty(), "left on the host:\n{}", found.join("\n"));
+    }
+
+    /// Expects that nothing is on the host but what the test has made itself and `known` names.
+    ///
+    /// # Panics
+    /// When there is.
+    #[track_caller]
+    pub fn assert_nothing_left_but(&self, known: &[&str]) {
+        let mut found = self.leaks.found();
+        found.retain(|line| !known.iter().any(|name| line.ends_with(name)));
         assert!(found.is_empty(), "left on the host:\n{}", found.join("\n"));
     }
 

@@ -188,33 +188,39 @@ const IN_LAB: [&str; 5] = [
     "stdio::every_byte_passes_both_ways_and_end_of_input_arrives",
 ];
 
-/// Seconds for them in the lab; they take a tenth of that on two cores.
-const LAB_TIME: &str = "300";
-
-/// Some of the same tests in one boot of the lab, where `cor` finds that KVM works and takes clear-vmm.
+/// Some of the same tests in one boot of the lab, where `cor` finds that KVM works and takes clear-vmm; then those of clear-vmm alone.
 fn end_to_end_in_lab(root: &Path) -> Result<()> {
-    let program = std::env::current_exe().context("finding this program")?;
-    let mut command = Command::new(program);
-    command.args(["lab", "--memory", "4096", "--timeout", LAB_TIME, "--"]).arg(test_program(root)?);
-    command.args(["--test-threads", "1"]).args(IN_LAB);
-    command.env("CLEAR_TEST_MINI_OS", TESTED_PROFILE);
-    command.env("CLEAR_TEST_PROGRAMS", root.join("target/release")).current_dir(root.join("vm_tests"));
-    succeed(&mut command, "the end-to-end tests in the lab")
+    in_lab(root, "end_to_end", &IN_LAB)?;
+    in_lab(root, "machines", &[])
 }
 
-/// The program that cargo makes of the end-to-end tests; built, since nobody compiles in the lab.
-fn test_program(root: &Path) -> Result<PathBuf> {
+/// Seconds for one test program in the lab; on two idle cores they take half a minute, and one and a half.
+const LAB_TIME: &str = "600";
+
+/// Runs tests of a test program one after another in one boot of the lab; without names all.
+fn in_lab(root: &Path, tests: &str, names: &[&str]) -> Result<()> {
+    let program = std::env::current_exe().context("finding this program")?;
+    let mut command = Command::new(program);
+    command.args(["lab", "--memory", "4096", "--timeout", LAB_TIME, "--"]).arg(test_program(root, tests)?);
+    command.args(["--test-threads", "1"]).args(names);
+    command.env("CLEAR_TEST_MINI_OS", TESTED_PROFILE);
+    command.env("CLEAR_TEST_PROGRAMS", root.join("target/release")).current_dir(root.join("vm_tests"));
+    succeed(&mut command, &format!("the tests of {tests} in the lab"))
+}
+
+/// The program that cargo makes of these tests; built, since nobody compiles in the lab.
+fn test_program(root: &Path, tests: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["test", "--package", "vm_tests", "--locked", "--test", "end_to_end", "--no-run"]);
+    command.args(["test", "--package", "vm_tests", "--locked", "--test", tests, "--no-run"]);
     command.arg("--message-format=json-render-diagnostics").current_dir(root).stderr(Stdio::inherit());
     let output = command.output().context("starting cargo")?;
     let messages = String::from_utf8_lossy(&output.stdout);
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     messages
-        .filter(|message| message["target"]["name"] == "end_to_end")
+        .filter(|message| message["target"]["name"] == tests)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo did not build the end-to-end tests")
+        .with_context(|| format!("cargo did not build the tests of {tests}"))
 }
 
 fn succeed(command: &mut Command, doing: &str) -> Result<()> {

@@ -45,6 +45,17 @@ fn kernels_and_initramfs_are_regular_files() {
     }
 }
 
+#[test]
+fn a_most_of_memory_is_steps_above_the_least_and_below_the_hosts() {
+    let directory = tempfile::tempdir().unwrap();
+    let with = |max, part| {
+        let words = ["run", "--kernel", "none", "--memory", "256M", "--memory-max", max, "--console", "none"];
+        refused(&words, directory.path(), part);
+    };
+    ["300M", "256M", "128M"].into_iter().for_each(|max| with(max, "a multiple of 128 MiB more"));
+    with("1024T", "the host has");
+}
+
 /// Offset, guest address, bytes in the file and in memory of a segment.
 type Segment = [u64; 4];
 

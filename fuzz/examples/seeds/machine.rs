@@ -66,6 +66,7 @@ fn spec() -> MachineSpec {
 const COMMANDS: &[u8] = br#"{"version":1,"command":"state"}
 {"version":1,"command":"stats"}
 {"version":1,"command":"pause"}
+{"version":1,"command":"memory","arguments":{"size":1073741824}}
 {"version":1,"command":"add-disk","arguments":{"id":"data","readonly":true}}
 {"version":1,"command":"add-pmem","arguments":{"id":"image","access":"cow"}}
 {"version":1,"command":"add-share","arguments":{"id":"s","readonly":false,"dax":2097152}}

@@ -12,13 +12,27 @@ pub struct State {
     pub pid: u32,
     /// Number of virtual CPUs.
     pub vcpus: usize,
-    /// Bytes of RAM.
+    /// Bytes of RAM that it started with.
     pub memory: u64,
+    /// How much it has now, when that may change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_size: Option<MemorySize>,
     /// All devices.
     pub devices: Vec<DeviceState>,
     /// For a machine in its jail: how many devices of each kind may still come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots: Option<BTreeMap<String, usize>>,
+}
+
+/// RAM of a machine that may get more and less, bytes, all of it counted. Answer to `memory`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemorySize {
+    /// What the guest has.
+    pub now: u64,
+    /// What it was asked to have; it may take its time, and cannot always give up what it uses.
+    pub wanted: u64,
+    /// What it may have at most.
+    pub max: u64,
 }
 
 /// A device in [`State`].

@@ -21,7 +21,7 @@ pub const MAX_ID: usize = 64;
 
 /// Names of all commands, as in a line.
 const COMMANDS: &str =
-    "state, stats, pause, resume, shutdown, add-disk, add-pmem, add-share, add-net, remove";
+    "state, stats, pause, resume, shutdown, memory, add-disk, add-pmem, add-share, add-net, remove";
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub enum Request {
     Resume,
     /// End the machine at once, as if its power was cut.
     Shutdown,
+    /// More memory for the guest, or less.
+    Memory(Memory),
     /// A disk; with its file or block device.
     AddDisk(AddDisk),
     /// An image in guest memory; with its file.
@@ -46,6 +48,14 @@ pub enum Request {
     AddNet(AddNet),
     /// Take a device away.
     Remove(Remove),
+}
+
+/// Arguments of `memory`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Memory {
+    /// Bytes that the guest is to have in all; what it started with and whole blocks (2 MiB) count.
+    pub size: u64,
 }
 
 /// Arguments of `add-disk`.
@@ -172,6 +182,7 @@ impl Request {
             "pause" => none(name, arguments, Request::Pause)?,
             "resume" => none(name, arguments, Request::Resume)?,
             "shutdown" => none(name, arguments, Request::Shutdown)?,
+            "memory" => Request::Memory(typed(name, arguments)?),
             "add-disk" => Request::AddDisk(typed(name, arguments)?),
             "add-pmem" => Request::AddPmem(typed(name, arguments)?),
             "add-share" => Request::AddShare(typed(name, arguments)?),
@@ -197,6 +208,7 @@ impl Request {
             Request::State | Request::Stats | Request::Pause | Request::Resume | Request::Shutdown => {
                 Map::new()
             }
+            Request::Memory(arguments) => map(arguments),
             Request::AddDisk(arguments) => map(arguments),
             Request::AddPmem(arguments) => map(arguments),
             Request::AddShare(arguments) => map(arguments),
@@ -214,6 +226,7 @@ impl Request {
             Request::Pause => "pause",
             Request::Resume => "resume",
             Request::Shutdown => "shutdown",
+            Request::Memory(_) => "memory",
             Request::AddDisk(_) => "add-disk",
             Request::AddPmem(_) => "add-pmem",
             Request::AddShare(_) => "add-share",
@@ -230,7 +243,12 @@ impl Request {
     /// The device that it is about.
     pub fn id(&self) -> Option<&str> {
         match self {
-            Request::State | Request::Stats | Request::Pause | Request::Resume | Request::Shutdown => None,
+            Request::State
+            | Request::Stats
+            | Request::Pause
+            | Request::Resume
+            | Request::Shutdown
+            | Request::Memory(_) => None,
             Request::AddDisk(AddDisk { id, .. })
             | Request::AddPmem(AddPmem { id, .. })
             | Request::AddShare(AddShare { id, .. })

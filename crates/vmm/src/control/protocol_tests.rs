@@ -17,6 +17,7 @@ fn each_request_survives_its_line() {
         Request::Pause,
         Request::Resume,
         Request::Shutdown,
+        Request::Memory(Memory { size: 512 << 20 }),
         Request::AddDisk(AddDisk { id: id(), readonly: true }),
         Request::AddPmem(AddPmem { id: id(), access: Access::Cow }),
         Request::AddShare(AddShare { id: id(), readonly: false, dax: 2 << 20 }),

@@ -6,13 +6,14 @@ use super::hotplug::slots::Slots;
 use super::memory_use;
 use super::plugs::Plugs;
 use crate::control::Commands;
-use crate::control::answers::{Added, BalloonStats, State, Stats};
+use crate::control::answers::{Added, BalloonStats, MemorySize, State, Stats};
 use crate::control::protocol::{Outcome, Request};
 use crate::control::server::Server;
 use crate::event_loop::{Controller, EventLoop};
 use crate::vcpu::exit::ExitReason;
 use crate::vcpu::gate::Gate;
 use crate::virtio::balloon::control::BalloonControl;
+use crate::virtio::mem::MemControl;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -21,12 +22,49 @@ use std::time::Duration;
 /// How long vCPUs may take to stop: longer than a device's reset, which one of them may be waiting for.
 const PAUSE_LIMIT: Duration = Duration::from_secs(8);
 
+/// How much RAM the guest has.
+pub struct RamSize {
+    /// Bytes that it starts with, and keeps.
+    pub start: u64,
+    /// What comes and goes, if any may.
+    pub more: Option<MemControl>,
+}
+
+impl RamSize {
+    /// Bytes, all of the RAM counted.
+    fn now(&self) -> Option<MemorySize> {
+        self.more.as_ref().map(|more| self.with(more))
+    }
+
+    fn with(&self, more: &MemControl) -> MemorySize {
+        MemorySize {
+            now: self.start + more.plugged(),
+            wanted: self.start + more.requested(),
+            max: self.start + more.size(),
+        }
+    }
+
+    /// Asks the guest to have `wanted` bytes in all.
+    fn set(&self, wanted: u64) -> Result<MemorySize, String> {
+        let Some(more) = &self.more else {
+            return Err("this machine keeps the memory it has; start it with --memory-max".to_string());
+        };
+        let extra = wanted.checked_sub(self.start).filter(|extra| *extra <= more.size());
+        let extra = extra.ok_or_else(|| {
+            let (least, most) = (self.start >> 20, (self.start + more.size()) >> 20);
+            format!("{wanted} bytes are not within the {least} to {most} MiB that this machine may have")
+        })?;
+        more.request(extra);
+        Ok(self.with(more))
+    }
+}
+
 /// The machine, as far as it can be controlled.
 pub struct Controlled {
     /// Stops the vCPUs.
     pub gate: Arc<Gate>,
-    /// Bytes of RAM.
-    pub ram: u64,
+    /// Its RAM.
+    pub size: RamSize,
     /// The devices.
     pub plugs: Plugs,
     /// The balloon's control.
@@ -75,6 +113,7 @@ impl Commands for Controlled {
                 self.resume(events);
                 Ok(Outcome::done())
             }
+            Request::Memory(memory) => self.size.set(memory.size).map(|size| Outcome::ok(&size)),
             Request::Remove(remove) => {
                 self.plugs.unplug(events, &remove.id, remove.force).map(|()| Outcome::done())
             }
@@ -92,7 +131,8 @@ impl Controlled {
             state: if self.paused { "paused" } else { "running" }.to_string(),
             pid: std::process::id(),
             vcpus: self.gate.exits().len(),
-            memory: self.ram,
+            memory: self.size.start,
+            memory_size: self.size.now(),
             devices: self.plugs.states(),
             slots: self.slots.free(),
         }

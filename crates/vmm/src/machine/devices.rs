@@ -4,8 +4,9 @@
 use super::MachineError;
 use super::hotplug::slots::Slot;
 use crate::jail::{Jail, Role};
+use crate::memory::ram::RamOptions;
 use crate::memory::window::{self, Sharing};
-use crate::memory::{Window, WindowAllocator};
+use crate::memory::{HUGE_PAGE, Window, WindowAllocator};
 use crate::virtio::balloon::control::BalloonControl;
 use crate::virtio::balloon::{Balloon, BalloonOptions, Ram};
 use crate::virtio::block::{Block, BlockOptions};
@@ -14,6 +15,9 @@ use crate::virtio::device::{Device, SharedMemory};
 use crate::virtio::fs::Fs;
 use crate::virtio::fs::share::window as dax;
 use crate::virtio::fs::share::{Budget, Share, ShareOptions};
+use crate::virtio::guest_io::Backing;
+use crate::virtio::mem::blocks::MAX_BLOCKS;
+use crate::virtio::mem::{Mem, MemControl};
 use crate::virtio::net::{Net, NetOptions};
 use crate::virtio::pmem::{Flush, Pmem};
 use crate::virtio::rate_limit::Limits;
@@ -32,6 +36,9 @@ pub const DISK_THREADS: usize = 2;
 
 /// Worker threads of a share: one that waits for the host's disk does not hold up the other.
 pub const SHARE_THREADS: usize = 2;
+
+/// What memory comes in, for Linux: the least that it can add on x86 (`MIN_MEMORY_BLOCK_SIZE`, 128 MiB).
+pub const MEMORY_STEP: u64 = 128 << 20;
 
 /// A device whose files are open.
 #[derive(Debug)]
@@ -55,6 +62,13 @@ pub enum OpenDevice {
         size: u64,
         /// Who sees writes.
         sharing: Sharing,
+    },
+    /// Memory that comes and goes.
+    Mem {
+        /// Most bytes of it, a multiple of [`MEMORY_STEP`].
+        size: u64,
+        /// How it is made.
+        options: RamOptions,
     },
     /// Entropy.
     Rng,
@@ -102,7 +116,7 @@ pub enum OpenDevice {
 pub struct Workshop<'a> {
     /// Places windows.
     pub windows: &'a mut WindowAllocator,
-    /// RAM that may go back to the host.
+    /// RAM that may go back to the host; what comes later is added when its device is made, before the balloon's.
     pub ram: Vec<Ram>,
     /// Where threads of devices come from.
     pub threads: Threads,
@@ -142,6 +156,8 @@ pub struct Made {
     pub windows: Vec<Window>,
     /// The balloon's control.
     pub balloon: Option<BalloonControl>,
+    /// The control of memory that comes and goes.
+    pub memory: Option<MemControl>,
     /// What it occupies until it goes, when it came later.
     pub slot: Option<Slot>,
 }
@@ -151,6 +167,7 @@ pub struct Made {
 struct Extras {
     windows: Vec<Window>,
     balloon: Option<BalloonControl>,
+    memory: Option<MemControl>,
 }
 
 /// Makes a device.
@@ -160,7 +177,10 @@ struct Extras {
 pub fn make(device: OpenDevice, workshop: &mut Workshop<'_>) -> Result<Made, MachineError> {
     let mut extras = Extras::default();
     match one(device, workshop, &mut extras) {
-        Ok(device) => Ok(Made { device, windows: extras.windows, balloon: extras.balloon, slot: None }),
+        Ok(device) => {
+            let Extras { windows, balloon, memory } = extras;
+            Ok(Made { device, windows, balloon, memory, slot: None })
+        }
         Err(error) => {
             for window in extras.windows {
                 // Reserved addresses are all that is left when it fails.
@@ -197,6 +217,7 @@ fn one(
             let thread = workshop.threads.of(Role::Flush);
             Box::new(Pmem::new(&name, start, size, flush, &thread).map_err(failed("pmem"))?)
         }
+        OpenDevice::Mem { size, options } => Box::new(memory(workshop, made, size, options)?),
         OpenDevice::Rng => Box::new(Rng::new(rng::DEFAULT_LIMITS).map_err(failed("rng"))?),
         OpenDevice::Balloon => {
             let ram = workshop.ram.clone();
@@ -239,6 +260,25 @@ pub fn share(
     let options = ShareOptions { budget: threads.budget(), ..options };
     let server = Share::new(root, options).map_err(|e| failed(e.to_string()))?;
     Fs::new(tag, Arc::new(server), window, SHARE_THREADS, &thread).map_err(|e| failed(e.to_string()))
+}
+
+/// Reserves addresses for memory, and the device that hands it out.
+fn memory(
+    workshop: &mut Workshop<'_>,
+    made: &mut Extras,
+    size: u64,
+    options: RamOptions,
+) -> Result<Mem, MachineError> {
+    let window = window::memory(workshop.windows, size, options)?;
+    let start = window.region.start_addr().raw_value();
+    made.windows.push(window);
+    let block = HUGE_PAGE.max(size.div_ceil(MAX_BLOCKS).next_power_of_two());
+    let ram = Ram { range: start..start + size, backing: Backing::Private };
+    let (device, control) = Mem::new(ram.range.clone(), block, ram.backing)
+        .map_err(|e| MachineError::Device { device: "mem".to_string(), reason: e.to_string() })?;
+    made.memory = Some(control);
+    workshop.ram.push(ram);
+    Ok(device)
 }
 
 /// Reserves a window of guest memory for a share.

@@ -1,12 +1,13 @@
 //! Opens and checks all files that a machine needs, before anything else exists.
 
-use super::devices::OpenDevice;
+use super::devices::{MEMORY_STEP, OpenDevice};
 use super::kvm::{self, KvmError};
 use super::memory_use;
 use crate::boot;
 use crate::control::socket::Socket;
 use crate::control::socket::{self, BoundPath, SocketError};
 use crate::memory::HUGE_PAGE;
+use crate::memory::ram::RamOptions;
 use crate::memory::window::Sharing;
 use crate::virtio::fs::MAX_TAG;
 use crate::virtio::net::tap;
@@ -76,6 +77,14 @@ pub enum FileError {
     /// A window that does not fit huge pages.
     #[error("a DAX window of {0} bytes; its size is a multiple of 2 MiB")]
     Window(u64),
+    /// A most that is no step above the least.
+    #[error("memory of at most {max} MiB; give {ram} MiB, what the machine starts with, and a multiple of {step} MiB more", step = MEMORY_STEP >> 20)]
+    Growth {
+        /// MiB at the start.
+        ram: u64,
+        /// MiB at most.
+        max: u64,
+    },
     /// No such interface.
     #[error("there is no network interface {0:?}; make it with `ip tuntap add dev NAME mode tap vnet_hdr`")]
     NoTap(String),
@@ -226,6 +235,23 @@ pub fn share(path: &Path, tag: &str, readonly: bool, dax: u64) -> Result<OpenDev
         source: errno.into(),
     })?;
     Ok(OpenDevice::Share { root, proc: None, tag: tag.to_string(), readonly, dax })
+}
+
+/// Memory that may come to the `ram` MiB of the start, up to `max` MiB in all.
+///
+/// # Errors
+/// When that is no whole number of steps, or more than the host has.
+pub fn memory(ram: u64, max: u64, options: RamOptions) -> Result<OpenDevice, FileError> {
+    let host = host_memory_mib();
+    if max > host {
+        return Err(FileError::Memory { wanted: max, host });
+    }
+    let size = max.saturating_sub(ram) << 20;
+    if size == 0 || !size.is_multiple_of(MEMORY_STEP) {
+        return Err(FileError::Growth { ram, max });
+    }
+    // It comes when it is needed, that is why it was asked for.
+    Ok(OpenDevice::Mem { size, options: RamOptions { prefault: false, ..options } })
 }
 
 /// Opens a tap.

@@ -34,7 +34,7 @@ use crate::vcpu::{self, VcpuError};
 use crate::virtio::balloon::Ram;
 use crate::virtio::guest_io::Backing;
 use crate::virtio::transport::TransportError;
-use control::{Control, Controlled};
+use control::{Control, Controlled, RamSize};
 use devices::{Threads, Workshop};
 use files::Files;
 use hotplug::slots::{SlotCounts, Slots};
@@ -158,6 +158,8 @@ impl Machine {
         let made = made.collect::<Result<Vec<_>, _>>()?;
         let slots = Slots::new(&options.slots, &jail)?;
         let balloon = made.iter().find_map(|made| made.balloon.clone());
+        let memory = made.iter().find_map(|made| made.memory.clone());
+        let size = RamSize { start: size, more: memory };
         let vm = kvm::create(&files.kvm)?;
         let mut plugs = Plugs::new(vm.fd.clone(), ram, windows)?;
         let mut events = EventLoop::new()?;
@@ -179,7 +181,7 @@ impl Machine {
         let gate = Arc::new(Gate::new(spec.vcpus as usize).map_err(MachineError::Signal)?);
         let server = files.control.map(|socket| Server::new(&events, socket)).transpose()?;
         let memory_use = files.memory_use;
-        let machine = Controlled { gate, ram: size, plugs, balloon, memory_use, slots, paused: false };
+        let machine = Controlled { gate, size, plugs, balloon, memory_use, slots, paused: false };
         let control = Control { server, machine };
         Ok(Machine { bus: Arc::new(bus), vcpus, events, end: Arc::new(end), counts, control, jail })
     }

@@ -68,7 +68,11 @@ pub fn place(region: MmapRegion, address: u64, what: &'static str) -> Result<Gue
     })
 }
 
-fn map(length: u64, options: RamOptions) -> io::Result<MmapRegion> {
+/// Reserves `length` bytes of RAM.
+///
+/// # Errors
+/// When the host refuses.
+pub fn map(length: u64, options: RamOptions) -> io::Result<MmapRegion> {
     let region = anonymous(length, libc::PROT_READ | libc::PROT_WRITE)?;
     let mut advice = Vec::new();
     if options.mergeable {

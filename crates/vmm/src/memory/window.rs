@@ -1,6 +1,8 @@
-//! Windows: regions of guest memory that are files of the host (pmem images), or into which a device maps files (DAX).
+//! Windows: regions of guest memory that are files of the host (pmem images), into which a device maps files (DAX), or that are RAM to
+//! come (virtio-mem).
 #![expect(unsafe_code, reason = "maps files over memory that was just reserved")]
 
+use super::ram::RamOptions;
 use super::{HUGE_PAGE, MemoryError, Window, WindowAllocator, ram};
 use std::fs::File;
 use std::io;
@@ -55,6 +57,20 @@ pub fn dax(windows: &mut WindowAllocator, size: u64) -> Result<Window, MemoryErr
     let reserved = || {
         let region = ram::anonymous(size, libc::PROT_NONE).map_err(failed)?;
         Ok(Window { region: ram::place(region, address, "DAX window")?, readonly: false })
+    };
+    reserved().inspect_err(|_| windows.release(address))
+}
+
+/// Reserves `size` bytes of RAM that the guest may get later. A page of it costs nothing until it is touched.
+///
+/// # Errors
+/// As for [`file`].
+pub fn memory(windows: &mut WindowAllocator, size: u64, options: RamOptions) -> Result<Window, MemoryError> {
+    let failed = |source| MemoryError::Map { what: "RAM to come", size, source };
+    let address = place(windows, size)?;
+    let reserved = || {
+        let region = ram::map(size, options).map_err(failed)?;
+        Ok(Window { region: ram::place(region, address, "RAM to come")?, readonly: false })
     };
     reserved().inspect_err(|_| windows.release(address))
 }

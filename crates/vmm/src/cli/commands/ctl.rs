@@ -1,9 +1,9 @@
 //! `clear-vmm ctl`: the client of a machine's control socket. It opens what a new device needs, and hands it over opened.
 
-use crate::cli::options::{DiskOption, NetOption, PmemOption, ShareOption};
-use crate::control::answers::{Added, State, Stats};
+use crate::cli::options::{DiskOption, NetOption, PmemOption, ShareOption, parse_mib};
+use crate::control::answers::{Added, MemorySize, State, Stats};
 use crate::control::client::Client;
-use crate::control::protocol::{Access, AddDisk, AddNet, AddPmem, AddShare, Remove, Request};
+use crate::control::protocol::{Access, AddDisk, AddNet, AddPmem, AddShare, Memory, Remove, Request};
 use crate::jail;
 use crate::machine::devices::OpenDevice;
 use crate::machine::files;
@@ -28,6 +28,9 @@ Examples:
   And away again, first in the guest, at the place that add-disk and `state` tell:
     (guest) echo 1 > /sys/bus/pci/devices/0000:00:03.0/remove
     clear-vmm ctl --socket /run/vm.sock remove data
+  More memory for a machine that was started with --memory 256M --memory-max 2304M, and less:
+    clear-vmm ctl --socket /run/vm.sock memory 1G
+    clear-vmm ctl --socket /run/vm.sock memory 256M
   What each device has done, for programs:
     clear-vmm ctl --socket /run/vm.sock --json stats";
 
@@ -58,6 +61,13 @@ enum Command {
     Resume,
     /// End the machine at once, as if its power was cut; the guest is not asked
     Shutdown,
+    /// Ask the guest to have so much memory in all, between the --memory and the --memory-max that it was started with. It takes
+    /// its time, and cannot always give up what it uses; `state` shows what it has
+    Memory {
+        /// For example 512M or 2G
+        #[arg(value_name = "SIZE", value_parser = parse_mib)]
+        size: u64,
+    },
     /// Add a disk: a raw file or block device
     AddDisk {
         /// The file
@@ -123,6 +133,7 @@ fn request(command: &Command) -> anyhow::Result<(Request, Option<OwnedFd>)> {
         Command::Pause => alone(Request::Pause),
         Command::Resume => alone(Request::Resume),
         Command::Shutdown => alone(Request::Shutdown),
+        Command::Memory { size } => alone(Request::Memory(Memory { size: size << 20 })),
         Command::Remove { id, force } => alone(Request::Remove(Remove { id: id.clone(), force: *force })),
         Command::AddDisk { disk, id } => {
             let id = id.clone().unwrap_or_else(|| file_name(&disk.path, ID_BYTES));
@@ -182,13 +193,22 @@ fn print(request: &Request, answer: Value) -> anyhow::Result<()> {
             let Added { id, pci } = serde_json::from_value(answer)?;
             println!("{id} is at {pci}; the guest finds it by `echo 1 > /sys/bus/pci/rescan`");
         }
+        Request::Memory(_) => println!("{}", memory_line(&serde_json::from_value(answer)?)),
         Request::Pause | Request::Resume | Request::Shutdown | Request::Remove(_) => {}
     }
     Ok(())
 }
 
+fn memory_line(size: &MemorySize) -> String {
+    let MemorySize { now, wanted, max } = size;
+    format!("memory: {} MiB now, {} MiB wanted, {} MiB at most", now >> 20, wanted >> 20, max >> 20)
+}
+
 fn print_state(state: &State) {
     println!("{}, pid {}, {} CPUs, {} MiB", state.state, state.pid, state.vcpus, state.memory >> 20);
+    if let Some(size) = &state.memory_size {
+        println!("{}", memory_line(size));
+    }
     println!("{:24} {:8} {:12} IN USE", "DEVICE", "KIND", "PCI");
     for device in &state.devices {
         let active = match (device.active, device.leaving) {

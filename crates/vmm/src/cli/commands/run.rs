@@ -49,6 +49,10 @@ pub struct Args {
     /// RAM, for example 256M or 2G
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_mib)]
     memory: u64,
+    /// Most RAM that `clear-vmm ctl memory` may give the guest (virtio-mem): --memory and a multiple of 128M. It costs nothing until the
+    /// guest uses it
+    #[arg(long, value_name = "SIZE", value_parser = parse_mib)]
+    memory_max: Option<u64>,
     /// Serial console (ttyS0): stdio, none, a file or terminal, or fd:N. Give the guest console=ttyS0 too. On a terminal
     /// Ctrl-A x ends the machine
     #[arg(long, value_name = "WHERE", default_value = "none")]
@@ -90,7 +94,7 @@ pub struct Args {
     #[arg(long)]
     prefault: bool,
     /// The machine as JSON (what the container runtime uses) from a file or descriptor, in place of the options above
-    #[arg(long, value_name = "FILE|fd:N", conflicts_with_all = ["kernel", "initramfs", "cmdline", "cpus", "memory", "pmem", "disk", "share", "net", "vsock"])]
+    #[arg(long, value_name = "FILE|fd:N", conflicts_with_all = ["kernel", "initramfs", "cmdline", "cpus", "memory", "memory_max", "pmem", "disk", "share", "net", "vsock"])]
     spec: Option<spec::Source>,
     /// Connected socket that the agent's vsock connection leads to
     #[arg(long, value_name = "fd:N", requires = "spec")]
@@ -130,11 +134,11 @@ pub fn run(args: Args, start: Instant) -> anyhow::Result<ExitCode> {
     let (console, terminal) = console::open(&args.console)?;
     let mut bound = Vec::new();
     let control = args.control.as_ref().map(|source| control(source, &mut bound)).transpose()?;
-    let devices = devices(&args, &mut bound)?;
+    let ram = RamOptions { mergeable: args.mergeable, hugepages: args.hugepages, prefault: args.prefault };
+    let devices = devices(&args, ram, &mut bound)?;
     let donated = Donated { console, agent, devices, signals: signals::block()?, control };
     let mut files = files::open(&spec, donated)?;
     let jail = jail(&args, &mut files, &mut bound)?;
-    let ram = RamOptions { mergeable: args.mergeable, hugepages: args.hugepages, prefault: args.prefault };
     let slots = args.hotplug.clone().unwrap_or_default();
     let options = Options { ram, slots, count_exits: args.count_exits, start };
     let machine = Machine::build(&spec, files, options, jail)?;
@@ -221,8 +225,16 @@ fn spec(args: &Args) -> MachineSpec {
 }
 
 /// What the options ask for and a spec cannot say, opened; names of sockets go to `bound`.
-fn devices(args: &Args, bound: &mut Vec<BoundPath>) -> Result<Vec<OpenDevice>, files::FileError> {
+fn devices(
+    args: &Args,
+    ram: RamOptions,
+    bound: &mut Vec<BoundPath>,
+) -> Result<Vec<OpenDevice>, files::FileError> {
     let mut devices = Vec::new();
+    // Before the balloon, which may give back what comes with it.
+    if let Some(max) = args.memory_max {
+        devices.push(files::memory(args.memory, max, ram)?);
+    }
     for pmem in &args.pmem {
         devices.push(files::pmem(&pmem.path, None, pmem.sharing)?);
     }

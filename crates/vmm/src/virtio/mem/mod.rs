@@ -50,10 +50,20 @@ pub struct MemControl {
 impl MemControl {
     /// Asks the guest to have `bytes` of the region; rounded down to whole blocks, at most the region. Returns what was asked for.
     pub fn request(&self, bytes: u64) -> u64 {
-        let bytes = bytes.min(self.region.end - self.region.start) / self.block * self.block;
+        let bytes = bytes.min(self.size()) / self.block * self.block;
         self.shared.requested.store(bytes, Ordering::Release);
         let _ = self.shared.changed.write(1);
         bytes
+    }
+
+    /// Bytes that the guest was asked to have.
+    pub fn requested(&self) -> u64 {
+        self.shared.requested.load(Ordering::Acquire)
+    }
+
+    /// Bytes of the region.
+    pub fn size(&self) -> u64 {
+        self.region.end - self.region.start
     }
 
     /// Bytes that the guest has plugged.

@@ -1,0 +1,178 @@
+//! What `clear-vmm run` offers on its command line.
+
+use crate::{noise, sum, sum_in_guest, text};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use vm_tests::{Machine, PATIENCE, Sandbox, Tap, ctl, on_kvm, processes_with, until};
+
+/// The guest's half of vsock.
+const VSOCK_HALF: &str = env!("CARGO_BIN_EXE_vsock_half");
+
+/// Names in a test's directory that look like sockets of `clear-vmm`.
+fn sockets(sandbox: &Sandbox) -> Vec<String> {
+    let entries = fs::read_dir(sandbox.path()).unwrap().flatten();
+    let sockets = entries.filter(|entry| !entry.file_type().unwrap().is_file() && !entry.path().is_dir());
+    let mut names: Vec<_> = sockets.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn disk_image_share_and_network_of_the_command_line_are_in_the_guest() {
+    let Some(sandbox) = on_kvm() else { return };
+    let (disk, image, tap) = (noise(&sandbox, "disk", 3), noise(&sandbox, "image", 4), Tap::new(&sandbox));
+    let inside = noise(&sandbox, "share/file", 3);
+    let share = sandbox.path().join("share");
+    let mut machine = Machine::start(
+        &sandbox,
+        &[
+            "--cpus",
+            "2",
+            "--rng",
+            "--balloon",
+            "--disk",
+            &format!("{},ro", text(&disk)),
+            "--pmem",
+            &format!("{},ro", text(&image)),
+            "--share",
+            &format!("{},tag=home,dax=16M", text(&share)),
+            "--net",
+            &format!("tap={}", tap.name()),
+        ],
+    );
+    assert_eq!(machine.guest.run("grep -c ^processor /proc/cpuinfo"), "2");
+    machine.guest.run("until_ 'test -b /dev/vda -a -b /dev/pmem0'");
+    assert_eq!(machine.guest.run(&sum_in_guest("/dev/vda")), sum(&disk));
+    assert_eq!(machine.guest.run(&sum_in_guest("/dev/pmem0")), sum(&image));
+    machine.guest.run("mount -t virtiofs -o dax=always home /mnt");
+    assert_eq!(machine.guest.run(&sum_in_guest("/mnt/file")), sum(&inside));
+    // A program is mapped from the window, and from nowhere else.
+    machine.guest.run("cp /bin/busybox /mnt/; umount /mnt; mount -t virtiofs -o dax=always home /mnt");
+    assert_eq!(machine.guest.run("/mnt/busybox echo runs"), "runs");
+    assert!(machine.guest.run("grep ' /mnt ' /proc/mounts").contains("dax=always"));
+    machine.guest.run(&tap.join());
+    machine.guest.run(&format!("until_ 'ping -c 1 -W 1 {} > /dev/null'", tap.host()));
+    machine.guest.run("test -c /dev/hwrng && test $(head -c 16 /dev/hwrng | wc -c) = 16");
+    machine.end();
+}
+
+#[test]
+fn vsock_leads_both_ways_and_its_names_go_with_the_machine() {
+    let Some(sandbox) = on_kvm() else { return };
+    let vsock = sandbox.path().join("vsock");
+    let args = ["--vsock", text(&vsock)];
+    let mut machine = Machine::start_with(&sandbox, "", &[VSOCK_HALF], &args);
+    machine.guest.run("vsock_half echo 5000 & sleep 0");
+    let mut stream = until("a listener in the guest", || connected(&vsock, 5000));
+    let noise: Vec<u8> = (0..200_000_u32).map(|number| (number.wrapping_mul(number) >> 7) as u8).collect();
+    let mut writer = stream.get_ref().try_clone().unwrap();
+    let mut heard = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            writer.write_all(&noise).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        stream.read_to_end(&mut heard).unwrap();
+    });
+    assert!(heard == noise, "{} of {} bytes, or others", heard.len(), noise.len());
+    let listener = UnixListener::bind(format!("{}_6000", text(&vsock))).unwrap();
+    let host = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        write!(stream, "heard {text}").unwrap();
+    });
+    assert_eq!(machine.guest.run("echo a word | vsock_half tell 6000"), "heard a word");
+    host.join().unwrap();
+    assert_ne!(machine.guest.attempt("echo | vsock_half tell 7000 2> /dev/null").0, 0);
+    assert_eq!(sockets(&sandbox), ["control", "vsock", "vsock_6000"]);
+    machine.end();
+    assert_eq!(sockets(&sandbox), ["vsock_6000"], "what the test made itself is left");
+}
+
+/// A connection to a port of the guest.
+fn connected(path: &Path, port: u32) -> Option<BufReader<UnixStream>> {
+    let mut stream = UnixStream::connect(path).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(format!("CONNECT {port}\n").as_bytes()).ok()?;
+    let (mut stream, mut line) = (BufReader::new(stream), String::new());
+    stream.read_line(&mut line).ok()?;
+    line.starts_with("OK ").then_some(stream)
+}
+
+/// What a guest counts into a file that the host sees.
+fn count(share: &Path) -> u64 {
+    fs::metadata(share.join("count")).map_or(0, |file| file.len())
+}
+
+#[test]
+fn a_machine_is_paused_resumed_and_ended_by_its_control_socket() {
+    let Some(sandbox) = on_kvm() else { return };
+    let share = sandbox.path().join("share");
+    fs::create_dir(&share).unwrap();
+    let args = ["--cpus", "2", "--share", &format!("{},tag=home", text(&share))];
+    let mut machine = Machine::start(&sandbox, &args);
+    let state = machine.ask(&["state"]);
+    assert_eq!((&state["state"], &state["vcpus"]), (&"running".into(), &2.into()));
+    assert_eq!((&state["pid"], &state["memory"]), (&machine.guest.pid().into(), &(256_u64 << 20).into()));
+    machine.guest.run("mount -t virtiofs home /mnt; (while :; do echo -n x >> /mnt/count; done) & sleep 0");
+    until("the guest to count", || (count(&share) > 0).then_some(()));
+    machine.ctl(&["pause"]).ok();
+    assert_eq!(machine.ask(&["state"])["state"], "paused");
+    // Requests that were under way end; then nothing comes any more, however often one looks.
+    let mut before = count(&share);
+    until("the last request to end", || {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let now = count(&share);
+        (std::mem::replace(&mut before, now) == now).then_some(())
+    });
+    let exits = machine.ask(&["stats"])["vcpu_exits"].clone();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!((count(&share), &machine.ask(&["stats"])["vcpu_exits"]), (before, &exits));
+    machine.ctl(&["resume"]).ok();
+    assert_eq!(machine.ask(&["state"])["state"], "running");
+    until("the guest to count on", || (count(&share) > before).then_some(()));
+    assert_eq!(machine.guest.run("echo works"), "works");
+    machine.ctl(&["shutdown"]).ok();
+    let control = machine.control().to_path_buf();
+    machine.guest.wait().expect(4);
+    assert!(!control.exists());
+}
+
+#[test]
+fn a_killed_machine_leaves_nothing_but_names() {
+    let Some(sandbox) = on_kvm() else { return };
+    let (disk, tap, vsock) = (noise(&sandbox, "disk", 1), Tap::new(&sandbox), sandbox.path().join("vsock"));
+    let share = sandbox.path().join("share");
+    fs::create_dir(&share).unwrap();
+    let (disk, share) = (text(&disk).to_string(), format!("{},tag=home", text(&share)));
+    let net = format!("tap={}", tap.name());
+    let args = [
+        ["--disk", &disk],
+        ["--share", &share],
+        ["--net", &net],
+        ["--vsock", text(&vsock)],
+        ["--hotplug", "disk,share"],
+    ]
+    .concat();
+    let mut machine = Machine::start(&sandbox, &args);
+    machine.guest.run("mount -t virtiofs home /mnt; (while echo x > /mnt/file; do :; done) & sleep 0");
+    let control = machine.control().to_path_buf();
+    machine.guest.signal(libc::SIGKILL);
+    machine.guest.wait().expect(128 + libc::SIGKILL);
+    assert_eq!(processes_with(sandbox.tag()), []);
+    sandbox.assert_nothing_left_but(&[tap.name()]);
+    assert_eq!(sockets(&sandbox), ["control", "vsock"]);
+    ctl(&control, &["state"]).run().refused("control");
+    // The next one says that the names are taken, and leaves them alone; without them, all is free again.
+    let again = Machine::command(&sandbox, "", &[]).arg("--control").arg(&control).run();
+    again.refused("control");
+    assert_eq!(sockets(&sandbox), ["control", "vsock"]);
+    fs::remove_file(&control).unwrap();
+    fs::remove_file(&vsock).unwrap();
+    Machine::start(&sandbox, &args).end();
+    assert!(sockets(&sandbox).is_empty());
+}
