@@ -50,9 +50,9 @@ Exit codes: the command's; 124 when the time is up; 125 when the lab failed; 126
 /// What to run, and on what.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// CPUs of the emulated machine [default: as many as here, 4 at most]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
-    cpus: Option<u32>,
+    /// CPUs of the emulated machine; with more than one, a guest in there is lost now and then (docs/adr/0008-one-cpu-in-the-lab.md)
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: u32,
     /// Memory of the emulated machine in MiB
     #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(256..))]
     memory: u32,
@@ -109,12 +109,11 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<ExitCode> {
         return code.map(ExitCode::from);
     }
     let shares = shares(&arguments.share)?;
-    let here = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
     let program = std::env::current_exe().context("finding this program, which is the lab's first")?;
     let kernel = kernel::find(arguments.kernel.as_deref())?;
     let archive = kernel.modules.as_deref().map(|modules| initramfs::make(modules, &program)).transpose()?;
     let machine = machine::Machine {
-        size: Size { cpus: arguments.cpus.unwrap_or(here.min(4)), memory_mib: arguments.memory },
+        size: Size { cpus: arguments.cpus, memory_mib: arguments.memory },
         kernel: kernel.image,
         init: program.clone(),
         tsc_khz: clock::tsc_khz(),
