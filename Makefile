@@ -24,9 +24,9 @@ build:
 	@scripts/install-deps build
 	cargo build --release --locked --package cor --package mini_os
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile agent --locked --package agent --target $(TARGET)
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --package vmm --target $(TARGET)
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile vmm --locked --package vmm --target $(TARGET)
 	@mkdir -p $(RELEASE)
-	@install -m 0755 $(BUILT)/$(TARGET)/agent/clear-agent $(BUILT)/$(TARGET)/release/clear-vmm $(RELEASE)
+	@install -m 0755 $(BUILT)/$(TARGET)/agent/clear-agent $(BUILT)/$(TARGET)/vmm/clear-vmm $(RELEASE)
 	@for program in cor clear-mini-os; do \
 		test $(BUILT)/release/$$program -ef $(RELEASE)/$$program || install -m 0755 $(BUILT)/release/$$program $(RELEASE); done
 

@@ -32,7 +32,8 @@ fuzz_target!(|bytes: &[u8]| {
             assert_eq!(command_line(&memory, line.len()), [line.as_bytes(), b"\0"].concat());
             let low = ram.min(LOW_RAM_END);
             if let Some(range) = &loaded.initramfs {
-                assert!(range.start >= loaded.kernel.end && range.end <= low, "{range:?}");
+                let behind = loaded.kernel.iter().all(|kernel| range.start >= kernel.end);
+                assert!(behind && range.end <= low, "{range:?}");
             }
             let map = boot::linux::memory_map(ram);
             let usable: u64 = map.iter().filter(|range| range.usable).map(|range| range.size).sum();
