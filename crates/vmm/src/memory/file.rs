@@ -5,8 +5,7 @@ use super::{MemoryError, PAGE};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 
 /// Puts `size` bytes of `file` at `offset` to guest address `address`. The guest's writes stay its own.
 ///
@@ -52,15 +51,32 @@ pub fn copy(
     what: &'static str,
 ) -> Result<(), MemoryError> {
     let failed = |source| MemoryError::Load { what, size, address, source };
-    let mut buffer = vec![0; size.min(1 << 20) as usize];
+    let outside = || MemoryError::Outside { what, size, address };
+    if size == 0 {
+        return Ok(());
+    }
+    let length = usize::try_from(size).map_err(|_| outside())?;
+    let target = memory.get_slice(GuestAddress(address), length).map_err(|_| outside())?;
+    read_into(file, offset, &target).map_err(failed)
+}
+
+/// Reads from `offset` until `target` is full, without a buffer in between: it would stay in this process's heap.
+fn read_into(file: &File, offset: u64, target: &VolatileSlice<'_>) -> io::Result<()> {
     let mut done = 0;
-    while done < size {
-        let part = buffer.len().min((size - done) as usize);
-        file.read_exact_at(&mut buffer[..part], offset + done).map_err(failed)?;
-        memory
-            .write_slice(&buffer[..part], GuestAddress(address + done))
-            .map_err(|_| MemoryError::Outside { what, size, address })?;
-        done += part as u64;
+    while done < target.len() {
+        let from = libc::off_t::try_from(offset + done as u64).map_err(io::Error::other)?;
+        let rest = target.offset(done).map_err(io::Error::other)?;
+        // SAFETY: `rest` is mapped, writable memory of that length that nobody holds a reference into.
+        let got =
+            unsafe { libc::pread(file.as_raw_fd(), rest.ptr_guard_mut().as_ptr().cast(), rest.len(), from) };
+        match usize::try_from(got) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(got) => done += got,
+            Err(_) => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+        }
     }
     Ok(())
 }
@@ -94,6 +110,8 @@ mod tests {
     use super::super::ram::{RamOptions, allocate};
     use super::*;
     use std::io::Write;
+    use std::os::unix::fs::FileExt;
+    use vm_memory::Bytes;
 
     #[test]
     fn aligned_and_odd_ranges_hold_the_file_and_leave_it_alone() {
@@ -113,6 +131,18 @@ mod tests {
         let mut first = [0; 8];
         file.read_exact_at(&mut first, PAGE).unwrap();
         assert_eq!(first, content[PAGE as usize..PAGE as usize + 8]);
+    }
+
+    #[test]
+    fn a_file_that_ends_early_is_an_error() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(PAGE).unwrap();
+        let memory = allocate(1 << 20, RamOptions::default()).unwrap();
+        let refused = copy(&memory, &file, 0, 0, PAGE + 1, "test").unwrap_err();
+        assert!(
+            matches!(&refused, MemoryError::Load { source, .. } if source.kind() == io::ErrorKind::UnexpectedEof),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -60,10 +60,7 @@ fn in_lab(root: &Path, programs: &Path, arguments: &Arguments) -> Result<()> {
     let program = std::env::current_exe().context("finding this program")?;
     println!("KVM does not work here: what follows was measured in the lab, where only ratios mean anything");
     let mut command = Command::new(&program);
-    command
-        .args(["lab", "--cpus", "2", "--memory", "4096", "--"])
-        .arg(&program)
-        .args(["bench", "--only", "vmm"]);
+    command.args(["lab", "--memory", "4096", "--"]).arg(&program).args(["bench", "--only", "vmm"]);
     command.args(["--rounds", &arguments.rounds.to_string(), "--mini-os", &arguments.mini_os]);
     command.arg("--programs").arg(programs.canonicalize()?).current_dir(root).stdin(Stdio::null());
     let status = command.status().context("starting the lab")?;
@@ -103,6 +100,6 @@ impl Subject<'_> {
 /// The parameters that `cor` gives on KVM.
 fn parameters(more: &str) -> String {
     format!(
-        "quiet panic=-1 tsc=reliable no_timer_check random.trust_cpu=on rcupdate.rcu_expedited=1 cryptomgr.notests {more}"
+        "quiet panic=-1 tsc=reliable no_timer_check random.trust_cpu=on rcupdate.rcu_expedited=1 cryptomgr.notests noreplace-smp {more}"
     )
 }

@@ -77,16 +77,18 @@ fn standard_output(subject: &Subject<'_>) -> Result<()> {
     for _ in 0..subject.rounds.min(3) {
         let mut command = subject.bench.cor();
         command.arg("run").arg("--bundle").arg(&bundle).arg("output").stdin(Stdio::null());
-        command.stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().context("starting cor")?;
+        let mut child = command.stdout(Stdio::piped()).spawn().context("starting cor")?;
         let mut output = child.stdout.take().context("no pipe")?;
         let mut first = [0];
         std::io::Read::read_exact(&mut output, &mut first).context("a container without output")?;
         let begun = Instant::now();
         let bytes = std::io::copy(&mut output, &mut std::io::sink())?;
         values.push(bytes as f64 / (1 << 20) as f64 / begun.elapsed().as_secs_f64());
-        if !child.wait()?.success() || bytes + 1 != MIB << 20 {
-            bail!("a container's output of {MIB} MiB came as {} bytes", bytes + 1);
+        let status = child.wait()?;
+        if !status.success() || bytes + 1 != MIB << 20 {
+            let why = subject.bench.cor().args(["why", "output"]).output()?;
+            let why = String::from_utf8_lossy(&why.stdout).trim().to_string();
+            bail!("a container's output of {MIB} MiB came as {} bytes ({status}): {why}", bytes + 1);
         }
     }
     line("a container's standard output", values, "MiB/s");
