@@ -67,8 +67,15 @@ fn put(from: &str, to: &Path) {
 /// # Panics
 /// When its mini-OS has none.
 pub fn kernel() -> PathBuf {
-    let programs = Programs::get();
-    let directory = programs.mini_os_directory(&programs.mini_os);
+    kernel_of(&Programs::get().mini_os)
+}
+
+/// The kernel of the mini-OS of that name.
+///
+/// # Panics
+/// When there is none.
+pub fn kernel_of(mini_os: &str) -> PathBuf {
+    let directory = Programs::get().mini_os_directory(mini_os);
     let manifest = fs::read(directory.join("manifest.json")).expect("reading the mini-OS' manifest");
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("the manifest is JSON");
     directory.join(manifest["kernel"]["path"].as_str().expect("the kernel's path"))

@@ -28,7 +28,7 @@ mod wait;
 pub use bundle::{Bundle, full_capabilities, mount, remove_namespace};
 pub use command::{Command, Output, Running};
 pub use container::Container;
-pub use guest::{Guest, PARAMETERS, initramfs, kernel};
+pub use guest::{Guest, PARAMETERS, initramfs, kernel, kernel_of};
 pub use leak::{Leaks, processes_with};
 pub use machine::{Machine, ctl, on_kvm};
 pub use programs::Programs;

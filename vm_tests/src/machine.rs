@@ -54,10 +54,22 @@ impl Machine {
         Machine { guest: Guest::start(&command), control }
     }
 
+    /// One of another kernel, with parameters of its own.
+    pub fn start_kernel(sandbox: &Sandbox, kernel: &Path, parameters: &str, args: &[&str]) -> Self {
+        let control = sandbox.path().join("control");
+        let command = Self::command_of(sandbox, kernel, parameters, &[]);
+        let command = command.arg("--control").arg(&control).args(args);
+        Machine { guest: Guest::start(&command), control }
+    }
+
     /// `clear-vmm run` with kernel, initramfs and console.
     pub fn command(sandbox: &Sandbox, parameters: &str, programs: &[&str]) -> Command {
+        Self::command_of(sandbox, &kernel(), parameters, programs)
+    }
+
+    fn command_of(sandbox: &Sandbox, kernel: &Path, parameters: &str, programs: &[&str]) -> Command {
         let command = Command::new(Programs::get().clear_vmm()).args(["run", "--console", "stdio"]);
-        let command = command.arg("--kernel").arg(kernel());
+        let command = command.arg("--kernel").arg(kernel);
         let command = command.arg("--initramfs").arg(initramfs(sandbox, programs));
         command.args(["--cmdline", &format!("{PARAMETERS} {parameters}")])
     }

@@ -13,14 +13,15 @@
 //! device has its own lock, held for one access. No device blocks under it, see [`crate::virtio::device`].
 
 use crate::legacy::ioapic::{self, IoApic};
+use crate::legacy::reset;
 use crate::legacy::stamps::{self, Stamps};
-use crate::legacy::{reset, uart::Uart};
+use crate::legacy::uart::{self, Uart};
 use crate::pci::{self, Space};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// First and last port of COM1.
-const UART: u16 = 0x3F8;
-const LAST_UART: u16 = 0x3FF;
+const UART: u16 = uart::PORT;
+const LAST_UART: u16 = uart::PORT + uart::PORTS - 1;
 
 /// What a write leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

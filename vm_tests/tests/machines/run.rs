@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use vm_tests::{Machine, PATIENCE, Sandbox, Tap, ctl, on_kvm, processes_with, until};
+use vm_tests::{Machine, PATIENCE, Sandbox, Tap, ctl, kernel_of, on_kvm, processes_with, until};
 
 /// The guest's half of vsock.
 const VSOCK_HALF: &str = env!("CARGO_BIN_EXE_vsock_half");
@@ -57,6 +57,24 @@ fn disk_image_share_and_network_of_the_command_line_are_in_the_guest() {
     machine.guest.run(&format!("until_ 'ping -c 1 -W 1 {} > /dev/null'", tap.host()));
     machine.guest.run("test -c /dev/hwrng && test $(head -c 16 /dev/hwrng | wc -c) = 16");
     machine.end();
+}
+
+#[test]
+fn debians_stock_kernel_comes_to_a_shell_with_and_without_acpi() {
+    let Some(sandbox) = on_kvm() else { return };
+    let disk = format!("{},ro", text(&noise(&sandbox, "disk", 1)));
+    for (parameter, tables) in [("", "0"), ("acpi=off", "1")] {
+        let args = ["--cpus", "2", "--disk", &disk];
+        let mut machine = Machine::start_kernel(&sandbox, &kernel_of("debian"), parameter, &args);
+        assert!(machine.guest.run("uname -r").ends_with("-amd64"));
+        assert_eq!(machine.guest.run("test -e /sys/firmware/acpi/tables/DSDT; echo $?"), tables);
+        assert_eq!(machine.guest.run("grep -c ^processor /proc/cpuinfo"), "2");
+        // VIRTIO_ID_BLOCK as a PCI device (virtio 1.2, 4.1.2); its driver is a module that is not here.
+        assert_eq!(machine.guest.run("cat /sys/bus/pci/devices/*/device | grep -c 0x1042"), "1");
+        let found = machine.guest.run("dmesg | grep -ciE 'BAR .*(failed|no compatible)' || true");
+        assert_eq!(found, "0", "every BAR has its place: {}", machine.guest.run("dmesg | grep BAR"));
+        machine.end();
+    }
 }
 
 #[test]

@@ -9,15 +9,10 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 /// - `pci=conf1,noearly`: configuration space is reached by ports 0xCF8 and 0xCFC, and no chip needs an early quirk.
 /// - `reboot=k,panic_warm`: reset is the keyboard controller's line; a panic says so in the BIOS data area, see [`layout::WARM_REBOOT_FLAG`].
 /// - `panic=-1`: reset at once after a panic.
-/// - `acpi=off`: there are no ACPI tables to look for.
 /// - `noreplace-smp`: with one vCPU the kernel would take the lock prefixes out of its text. They are everywhere, and each page that it
 ///   writes to is copied: some MiB of text that all machines share otherwise.
-const DEFAULTS: &[(&str, &str)] = &[
-    ("pci=", "pci=conf1,noearly"),
-    ("panic=", "panic=-1"),
-    ("acpi=", "acpi=off"),
-    ("noreplace-smp", "noreplace-smp"),
-];
+const DEFAULTS: &[(&str, &str)] =
+    &[("pci=", "pci=conf1,noearly"), ("panic=", "panic=-1"), ("noreplace-smp", "noreplace-smp")];
 
 /// Always there: a `reboot=` of the user changes the way, but not what a panic says.
 const REBOOT: &str = "reboot=k,panic_warm";
@@ -69,13 +64,10 @@ mod tests {
 
     #[test]
     fn the_users_parameters_win() {
-        assert_eq!(
-            complete("", true),
-            "reboot=k,panic_warm pci=conf1,noearly panic=-1 acpi=off noreplace-smp"
-        );
+        assert_eq!(complete("", true), "reboot=k,panic_warm pci=conf1,noearly panic=-1 noreplace-smp");
         assert_eq!(
             complete(" quiet panic=5 reboot=t", true),
-            "reboot=k,panic_warm pci=conf1,noearly acpi=off noreplace-smp quiet panic=5 reboot=t"
+            "reboot=k,panic_warm pci=conf1,noearly noreplace-smp quiet panic=5 reboot=t"
         );
         assert!(complete("quiet", false).ends_with("8250.nr_uarts=0 quiet"));
         assert!(

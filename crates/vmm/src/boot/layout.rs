@@ -1,5 +1,5 @@
 //! Where the boot structures lie in the first MiB. All of it is the kernel's to reuse once it has read them, but for the
-//! multiprocessor table, which is outside of what the memory map calls RAM.
+//! multiprocessor and ACPI tables, which are outside of what the memory map calls RAM.
 
 /// Global descriptor table of the first vCPU.
 pub const GDT: u64 = 0x500;
@@ -30,6 +30,9 @@ pub const MP_TABLE: u64 = 0x9_D000;
 
 /// The multiprocessor floating pointer: kernels look in the last KiB below 640 KiB (MP specification 1.4, section 4).
 pub const MP_POINTER: u64 = 0x9_FC00;
+
+/// The ACPI tables, beginning with their root: kernels look here as well (ACPI specification 6.5, 5.2.5.1). At most 128 KiB.
+pub const RSDP: u64 = 0xE_0000;
 
 /// End of usable RAM in the first 640 KiB.
 pub const LOW_END: u64 = MP_TABLE;

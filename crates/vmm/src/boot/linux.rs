@@ -12,6 +12,7 @@ const ZERO_PAGE_SIZE: usize = 4096;
 
 /// Offsets in the zero page.
 mod at {
+    pub const ACPI_RSDP: usize = 0x070;
     pub const E820_ENTRIES: usize = 0x1E8;
     pub const SETUP_HEADER: usize = 0x1F1;
     pub const BOOT_FLAG: usize = 0x1FE;
@@ -94,6 +95,7 @@ pub fn write(
 ) -> Result<(), BootError> {
     let mut page = [0; ZERO_PAGE_SIZE];
     put(&mut page, at::SETUP_HEADER, &header.0);
+    put(&mut page, at::ACPI_RSDP, &layout::RSDP.to_le_bytes());
     put(&mut page, at::LOADER, &[LOADER_UNDEFINED]);
     put(&mut page, at::CMDLINE, &(layout::CMDLINE as u32).to_le_bytes());
     if let Some(initramfs) = initramfs {

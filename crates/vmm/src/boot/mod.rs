@@ -5,11 +5,12 @@
 //!   kernel file ─► identify ─┬─ ELF ──► elf::Image ── Linux or no PVH note ─► 64-bit entry, zero page   (linux.rs)
 //!                            │                    └── PVH note of another kernel ─► 32-bit entry, start info (pvh.rs)
 //!                            └─ bzImage ► bzimage::Image ─► 64-bit entry behind the real-mode code, zero page
-//!   mptable.rs: CPUs and interrupt lines      layout.rs: where all of this lies in the first MiB
+//!   mptable.rs, acpi.rs: CPUs, interrupt lines, the bus      layout.rs: where all of this lies in the first MiB
 //! ```
 //!
 //! Everything that comes from a file is hostile: lengths are checked against the file and against RAM before use.
 
+pub mod acpi;
 pub mod bzimage;
 pub mod cmdline;
 pub mod elf;
@@ -174,6 +175,7 @@ pub fn load(memory: &GuestMemoryMmap, source: &Source<'_>) -> Result<Loaded, Boo
     };
     cmdline::write(memory, source.cmdline)?;
     mptable::write(memory, source.vcpus, source.ioapic)?;
+    acpi::write(memory, source)?;
     let entry = match &image {
         Image::Elf(elf) => match elf.pvh_entry.filter(|_| !elf.is_linux) {
             Some(address) => {

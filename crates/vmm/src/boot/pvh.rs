@@ -39,7 +39,7 @@ fn start_info(ram: u64, initramfs: Option<Loaded>) -> Vec<u8> {
     info.extend(u32::from(initramfs.is_some()).to_le_bytes());
     info.extend(modules.to_le_bytes());
     info.extend(layout::CMDLINE.to_le_bytes());
-    info.extend(0u64.to_le_bytes()); // RSDP
+    info.extend(layout::RSDP.to_le_bytes());
     info.extend((modules + MODULE).to_le_bytes());
     info.extend((map.len() as u32).to_le_bytes());
     info.extend(0u32.to_le_bytes());

@@ -14,6 +14,12 @@ use vmm_sys_util::eventfd::EventFd;
 /// Interrupt line of COM1.
 pub const IRQ: usize = 4;
 
+/// COM1's first port.
+pub const PORT: u16 = 0x3F8;
+
+/// Number of its ports.
+pub const PORTS: u16 = 8;
+
 /// Raises the UART's interrupt.
 pub trait Line: Send + Sync {
     /// One edge.

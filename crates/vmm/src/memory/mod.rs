@@ -34,6 +34,9 @@ pub const MMIO32_END: u64 = 0xFEC0_0000;
 /// Where RAM goes on above the hole.
 pub const HIGH_RAM_START: u64 = 1 << 32;
 
+/// Where regions end: 46 bits, the smallest physical address width of a 64-bit server CPU that is still sold.
+pub const ADDRESSABLE_END: u64 = 1 << 46;
+
 /// Windows begin at a multiple of this, so that a gigabyte page can map RAM below.
 const WINDOW_ALIGN: u64 = 1 << 30;
 
@@ -105,6 +108,11 @@ pub struct Window {
     pub readonly: bool,
 }
 
+/// Where regions begin above `ram` bytes of RAM.
+pub fn windows_start(ram: u64) -> u64 {
+    (HIGH_RAM_START + ram.saturating_sub(LOW_RAM_END)).next_multiple_of(WINDOW_ALIGN)
+}
+
 /// Places regions above RAM, each in the lowest gap that fits.
 #[derive(Debug)]
 pub struct WindowAllocator {
@@ -116,9 +124,7 @@ pub struct WindowAllocator {
 impl WindowAllocator {
     /// Starts above `ram` bytes of RAM.
     pub fn new(ram: u64) -> Self {
-        let high = ram.saturating_sub(LOW_RAM_END);
-        let start = (HIGH_RAM_START + high).next_multiple_of(WINDOW_ALIGN);
-        WindowAllocator { start, taken: Vec::new() }
+        WindowAllocator { start: windows_start(ram), taken: Vec::new() }
     }
 
     /// The address of a region of `size` bytes, a multiple of its size rounded up to a power of two (what a BAR
@@ -133,8 +139,7 @@ impl WindowAllocator {
             address = address.max(taken.end).checked_next_multiple_of(align)?;
             index += 1;
         }
-        // 46 bits: the smallest physical address width of a 64-bit server CPU that is still sold.
-        let end = address.checked_add(size).filter(|end| *end <= 1 << 46)?;
+        let end = address.checked_add(size).filter(|end| *end <= ADDRESSABLE_END)?;
         self.taken.insert(index, address..end);
         Some(address)
     }

@@ -28,7 +28,8 @@ Examples:
     clear-vmm run --kernel vmlinux --pmem root.erofs,ro --cmdline 'root=/dev/pmem0 rootflags=dax=always ro'
 
 The machine puts these kernel parameters in front of yours, unless you give one of the same name:
-  pci=conf1,noearly reboot=k,panic_warm panic=-1 acpi=off noreplace-smp";
+  pci=conf1,noearly reboot=k,panic_warm panic=-1 noreplace-smp
+A kernel with CONFIG_X86_MPPARSE boots sooner with acpi=off.";
 
 /// Options of `run`.
 #[derive(Debug, clap::Args)]
