@@ -1,12 +1,12 @@
 //! Private memory of a clear-vmm with one of each device, besides what the guest's RAM takes.
 
+use super::network::Tap;
 use super::{MEMORY_MIB, Subject};
-use crate::bench::container::succeed;
 use crate::bench::{boot, line};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -22,18 +22,6 @@ void _start(void) {
 }
 "#;
 
-/// Name of the tap in the lab.
-const TAP: &str = "clearbench0";
-
-/// The interface goes with this.
-struct Tap;
-
-impl Drop for Tap {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["link", "delete", TAP]).output();
-    }
-}
-
 /// The machine goes with this.
 struct Machine(Child);
 
@@ -48,9 +36,7 @@ pub fn run(subject: &Subject<'_>) -> Result<()> {
     println!("memory of clear-vmm, 1 vCPU, {MEMORY_MIB} MiB, with pmem, share, vsock and net:");
     let directory = subject.bench.directory();
     let initramfs = boot::initramfs_of(directory, IDLE)?;
-    succeed(Command::new("ip").args(["tuntap", "add", "dev", TAP, "mode", "tap", "vnet_hdr"]))
-        .context("making a tap")?;
-    let _tap = Tap;
+    let tap = Tap::new()?;
     let (mut private, mut ram) = (Vec::new(), Vec::new());
     for _ in 0..subject.rounds.min(3) {
         let socket = directory.join("vsock");
@@ -58,7 +44,7 @@ pub fn run(subject: &Subject<'_>) -> Result<()> {
         let mut command = subject.clear_vmm(&initramfs, "");
         command.arg("--pmem").arg(format!("{},ro", subject.image.display()));
         command.arg("--share").arg(format!("{},tag=t", directory.display())).arg("--vsock").arg(&socket);
-        command.args(["--net", &format!("tap={TAP}")]).stdout(Stdio::null()).stderr(Stdio::null());
+        command.args(["--net", &tap.option()]).stdout(Stdio::null()).stderr(Stdio::null());
         let machine = Machine(command.spawn().context("starting clear-vmm")?);
         settle(machine.0.id())?;
         let (besides, guest) = measure(machine.0.id(), &subject.kernel)?;

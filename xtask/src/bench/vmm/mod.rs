@@ -6,11 +6,13 @@
 //!     boot.rs        exec ─► init ─► exit, A and B in turn; exits and page faults
 //!     memory.rs      what the process has besides guest memory
 //!     throughput.rs  disk, image and directory, against the host's own
+//!     network.rs     a TCP stream each way, against the host's own
 //!     runtimes.rs    `cor run true` against `crun run true`
 //! ```
 
 mod boot;
 mod memory;
+mod network;
 mod runtimes;
 mod throughput;
 mod tiny;
@@ -52,6 +54,7 @@ pub fn run(root: &Path, bench: &Bench, programs: &Path, arguments: &Arguments) -
     boot::run(&subject)?;
     memory::run(&subject)?;
     throughput::run(&subject)?;
+    network::run(&subject)?;
     runtimes::run(&subject)
 }
 

@@ -35,7 +35,7 @@ pub fn run(subject: &Subject<'_>) -> Result<()> {
     fs::create_dir_all(&shared)?;
     let data = shared.join("data");
     fs::write(&data, vec![0x5a; (MIB << 20) as usize])?;
-    let initramfs = initramfs(directory)?;
+    let initramfs = initramfs(directory, INIT)?;
     let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for _ in 0..subject.rounds.min(5) {
         let mut own = Command::new("busybox");
@@ -105,14 +105,14 @@ fn take(values: &mut BTreeMap<String, Vec<f64>>, text: &str) {
     }
 }
 
-/// An archive with busybox and the script.
-fn initramfs(directory: &Path) -> Result<PathBuf> {
+/// An archive with busybox and `init`, a script.
+pub fn initramfs(directory: &Path, init: &str) -> Result<PathBuf> {
     let root = directory.join("throughput-root");
     for name in ["bin", "proc", "dev", "mnt"] {
         fs::create_dir_all(root.join(name))?;
     }
     fs::copy("/bin/busybox", root.join("bin/busybox"))?;
-    fs::write(root.join("init"), INIT)?;
+    fs::write(root.join("init"), init)?;
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
     let archive = directory.join("throughput.cpio");
     let mut cpio = Command::new("sh");
