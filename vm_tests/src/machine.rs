@@ -5,33 +5,7 @@ use crate::guest::{Guest, PARAMETERS, initramfs, kernel};
 use crate::programs::Programs;
 use crate::sandbox::Sandbox;
 use serde_json::Value;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-
-/// The surroundings of a test of machines; nothing, and a line that says so, where KVM cannot run a guest.
-///
-/// # Panics
-/// In the lab, where it must.
-pub fn on_kvm() -> Option<Sandbox> {
-    let sandbox = Sandbox::new();
-    let report = sandbox.cor(&["check", "--json"]).run().text();
-    let report: Value = serde_json::from_str(&report).expect("cor check prints JSON");
-    let findings = report["findings"].as_array().expect("findings");
-    let kvm = findings.iter().find(|finding| finding["name"] == "kvm").expect("a finding for kvm");
-    if kvm["level"] == "pass" {
-        return Some(sandbox);
-    }
-    assert!(std::env::var_os("CLEAR_LAB").is_none(), "the lab has no KVM: {kvm}");
-    let thread = std::thread::current();
-    // Past the test harness, which names the thread by the test, and keeps what a passed test prints to itself.
-    let _ = writeln!(
-        std::io::stderr(),
-        "{}: skipped: {}; in the lab: cargo xtask ci --only lab",
-        thread.name().unwrap_or("test"),
-        kvm["what"].as_str().unwrap_or("no KVM")
-    );
-    None
-}
 
 /// A running machine.
 #[derive(Debug)]

@@ -66,7 +66,20 @@ impl Sandbox {
     /// # Panics
     /// When it cannot be written.
     pub fn configure(&self, text: &str) {
-        let text = with_machine(text, &Programs::get().machine);
+        self.configure_with(text, &Programs::get().machine);
+    }
+
+    /// The same for a mini-OS that not every board and root is for: they are left to `cor`, whatever this run asks for.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn configure_backend(&self, text: &str) {
+        let machine = Programs::get().machine.iter().filter(|(key, _)| key == "backend").cloned();
+        self.configure_with(text, &machine.collect::<Vec<_>>());
+    }
+
+    fn configure_with(&self, text: &str, machine: &[(String, String)]) {
+        let text = with_machine(text, machine);
         fs::write(self.path().join("configuration.toml"), text).expect("writing the configuration");
     }
 
@@ -77,7 +90,7 @@ impl Sandbox {
     pub fn configure_more(&self, text: &str) {
         let old =
             fs::read_to_string(self.path().join("configuration.toml")).expect("reading the configuration");
-        self.configure(&format!("{old}{text}"));
+        self.configure(&joined(&old, text));
     }
 
     /// A name that no other container on this host has.
@@ -194,6 +207,20 @@ impl Drop for Sandbox {
             assert!(left.is_empty(), "left on the host:\n{left}");
         }
     }
+}
+
+/// Two configurations as one; as they stand, one behind the other, when that is meant to be wrong.
+fn joined(first: &str, second: &str) -> String {
+    let (Ok(mut all), Ok(more)) = (first.parse::<toml::Table>(), second.parse::<toml::Table>()) else {
+        return format!("{first}{second}");
+    };
+    for (name, section) in more {
+        match (all.get_mut(&name).and_then(toml::Value::as_table_mut), section) {
+            (Some(old), toml::Value::Table(new)) => old.extend(new),
+            (_, section) => drop(all.insert(name, section)),
+        }
+    }
+    all.to_string()
 }
 
 /// Adds `machine` to a configuration that can be read and does not have it; one that is meant to be wrong stays as it is.

@@ -171,7 +171,7 @@ fn other_init(path: &std::path::Path, script: &str) {
 fn boot(sandbox: &Sandbox, initramfs: &std::path::Path) {
     let programs = vm_tests::Programs::get();
     let kernel = programs.mini_os_directory(&programs.mini_os).join("vmlinux");
-    sandbox.configure(&format!(
+    sandbox.configure_backend(&format!(
         "[mini_os]\nname = {:?}\nkernel = {kernel:?}\nkernel_features = [\"virtio-mmio\"]\ninitramfs = {initramfs:?}\n[machine]\nboot_timeout_s = 8\n",
         programs.mini_os
     ));

@@ -111,6 +111,7 @@ fn mini_os_file(name: &str) -> Option<PathBuf> {
 #[test]
 fn the_vm_section_chooses_kernel_initramfs_and_hypervisor() {
     let sandbox = Sandbox::new();
+    sandbox.configure_backend(&format!("[mini_os]\nname = {:?}\n", Programs::get().mini_os));
     let bundle = sandbox.bundle();
     let (kernel, initramfs) =
         (mini_os_file("kernel").unwrap(), mini_os_file("initramfs").expect("a mini-OS with an initramfs"));
@@ -161,7 +162,7 @@ fn debians_packaged_kernel_runs_the_container_too() {
     assert!(built, "build it first: clear-mini-os build --kernel debian");
     let name = "debian";
     let sandbox = Sandbox::new();
-    sandbox.configure(&format!("[mini_os]\nname = {name:?}\n"));
+    sandbox.configure_backend(&format!("[mini_os]\nname = {name:?}\n"));
     let bundle = sandbox.bundle();
     bundle.script("mkdir /dir; cat; ls -d /dir; exit 3");
     assert_eq!(sandbox.run_command(&bundle).input("input\n").run().expect(3).text(), "input\n/dir");

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use vm_tests::{Command, Programs, Sandbox};
+use vm_tests::{Command, Programs, Sandbox, on_network};
 
 const MANIFEST: &str = r#"
 [kernel]
@@ -26,6 +26,9 @@ fn contains(archive: &[u8], text: &str) -> bool {
 
 #[test]
 fn a_manifest_adds_files_packages_and_modules_and_two_builds_at_once_are_one() {
+    if !on_network() {
+        return;
+    }
     let sandbox = Sandbox::new();
     let store = sandbox.path().join("store");
     let manifest = sandbox.path().join("mini.toml");

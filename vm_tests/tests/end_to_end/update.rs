@@ -62,7 +62,7 @@ fn update_takes_resources_as_engines_send_them() {
 fn a_quota_really_throttles() {
     let sandbox = Sandbox::new();
     let container = limited(&sandbox);
-    container.command(&["update", "--cpu-quota", "5000"]).run().expect(0);
+    container.command(&["update", "--cpu-quota", "20000"]).run().expect(0);
     // Until it has happened: how much work that takes depends on how slow the machine is.
     container.sh("until grep -q 'nr_throttled [1-9]' /sys/fs/cgroup/cpu.stat; do :; done");
 }

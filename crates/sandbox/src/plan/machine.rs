@@ -274,9 +274,7 @@ fn parameters(accelerator: Accelerator, chassis: Chassis, vcpus: u32, console: b
         "cryptomgr.notests",   // self tests of the crypto drivers
         "noreplace-smp", // with one vCPU, lock prefixes all over the text would be taken out: a copy of each of its pages
     ];
-    if chassis == Chassis::Clear {
-        all.push("acpi=off"); // the multiprocessor table says the same without an interpreter
-    } else {
+    if chassis != Chassis::Clear {
         all.push("reboot=t"); // by triple fault, the one way that QEMU's boards have in common; clear-vmm tells its own way
     }
     if console {

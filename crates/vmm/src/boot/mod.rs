@@ -121,17 +121,34 @@ pub enum Image {
     BzImage(bzimage::Image),
 }
 
+/// What kind of file a kernel is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Uncompressed.
+    Elf,
+    /// Linux' compressed format.
+    BzImage,
+}
+
+/// Looks at the first bytes of a kernel; [`identify`] does more.
+///
+/// # Errors
+/// When there are none.
+pub fn format(kernel: &File) -> Result<Format, BootError> {
+    let mut magic = [0; 4];
+    kernel.read_exact_at(&mut magic, 0).map_err(|_| BootError::UnknownFormat)?;
+    Ok(if magic == *b"\x7fELF" { Format::Elf } else { Format::BzImage })
+}
+
 /// Reads the headers of a kernel.
 ///
 /// # Errors
 /// When it is none that can be booted.
 pub fn identify(kernel: &File) -> Result<Image, BootError> {
-    let mut magic = [0; 4];
-    kernel.read_exact_at(&mut magic, 0).map_err(|_| BootError::UnknownFormat)?;
-    if magic == *b"\x7fELF" {
-        return elf::Image::read(kernel).map(Image::Elf);
+    match format(kernel)? {
+        Format::Elf => elf::Image::read(kernel).map(Image::Elf),
+        Format::BzImage => bzimage::Image::read(kernel).map(Image::BzImage),
     }
-    bzimage::Image::read(kernel).map(Image::BzImage)
 }
 
 /// Looks whether kernel and initramfs can be booted with `ram` bytes of RAM, before any of that is there.

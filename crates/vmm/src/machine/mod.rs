@@ -140,7 +140,8 @@ impl Machine {
     ) -> Result<Self, MachineError> {
         let size = spec.memory_mib << 20;
         let ram = ram::allocate(size, options.ram)?;
-        let line = cmdline::complete(&spec.cmdline(), files.console.is_some());
+        let format = boot::format(&files.kernel)?;
+        let line = cmdline::complete(&spec.cmdline(), files.console.is_some(), format);
         let source = Source {
             kernel: &files.kernel,
             initramfs: files.initramfs.as_ref(),

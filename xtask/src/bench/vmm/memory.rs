@@ -1,10 +1,11 @@
 //! Private memory of a clear-vmm with one of each device, besides what the guest's RAM takes.
 
 use super::network::Tap;
-use super::{MEMORY_MIB, Subject};
+use super::{MEMORY_MIB, Subject, throughput};
 use crate::bench::{boot, line};
 use anyhow::{Context, Result, bail};
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -20,6 +21,18 @@ void _start(void) {
     for (;;)
         __asm__ volatile("syscall" : : "a"(34L) : "rcx", "r11", "memory");
 }
+"#;
+
+/// Fills memory, and frees it when it gets a line; says when it has.
+const FILL: &str = r#"#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t devtmpfs devtmpfs /dev; mount -t tmpfs -o size=128m full /mnt
+echo idle; read -r line
+dd if=/dev/zero of=/mnt/file bs=1M count=100 2> /dev/null
+echo full; read -r line
+umount /mnt
+echo freed; read -r line
 "#;
 
 /// The machine goes with this.
@@ -53,6 +66,29 @@ pub fn run(subject: &Subject<'_>) -> Result<()> {
     }
     line("private, guest RAM left out (budget 3 MiB)", private, "MiB");
     line("of the guest's RAM in use", ram, "MiB");
+    freed(subject)
+}
+
+/// What the process has before the guest takes 100 MiB, with them, and after it has freed them.
+fn freed(subject: &Subject<'_>) -> Result<()> {
+    let initramfs = throughput::initramfs(subject.bench.directory(), FILL)?;
+    let mut command = subject.clear_vmm(&initramfs, "console=ttyS0");
+    command.args(["--console", "stdio", "--balloon"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut machine = Machine(command.stderr(Stdio::null()).spawn().context("starting clear-vmm")?);
+    let mut input = machine.0.stdin.take().context("no pipe")?;
+    let mut output = BufReader::new(machine.0.stdout.take().context("no pipe")?).lines();
+    for word in ["idle", "full", "freed"] {
+        let said = output.by_ref().map_while(Result::ok).any(|line| line.trim() == word);
+        if !said {
+            bail!("the guest did not come to be {word}");
+        }
+        settle(machine.0.id())?;
+        let status = fs::read_to_string(format!("/proc/{}/status", machine.0.id()))?;
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib: f64 = resident.trim().trim_end_matches(" kB").parse()?;
+        line(&format!("resident with --balloon, guest {word}"), vec![kib / 1024.0], "MiB");
+        writeln!(input)?;
+    }
     Ok(())
 }
 

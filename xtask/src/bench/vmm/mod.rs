@@ -103,6 +103,6 @@ impl Subject<'_> {
 /// The parameters that `cor` gives on KVM.
 fn parameters(more: &str) -> String {
     format!(
-        "quiet panic=-1 tsc=reliable no_timer_check random.trust_cpu=on rcupdate.rcu_expedited=1 cryptomgr.notests acpi=off noreplace-smp {more}"
+        "quiet panic=-1 tsc=reliable no_timer_check random.trust_cpu=on rcupdate.rcu_expedited=1 cryptomgr.notests noreplace-smp {more}"
     )
 }

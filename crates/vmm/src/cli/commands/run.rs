@@ -29,7 +29,7 @@ Examples:
 
 The machine puts these kernel parameters in front of yours, unless you give one of the same name:
   pci=conf1,noearly reboot=k,panic_warm panic=-1 noreplace-smp
-A kernel with CONFIG_X86_MPPARSE boots sooner with acpi=off.";
+and acpi=off before those of an ELF kernel: one without CONFIG_X86_MPPARSE needs acpi=force.";
 
 /// Options of `run`.
 #[derive(Debug, clap::Args)]
