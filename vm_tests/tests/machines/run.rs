@@ -60,6 +60,31 @@ fn disk_image_share_and_network_of_the_command_line_are_in_the_guest() {
 }
 
 #[test]
+fn a_disk_and_a_network_do_no_more_than_they_are_allowed() {
+    let Some(sandbox) = on_kvm() else { return };
+    let (disk, tap) = (noise(&sandbox, "disk", 3), Tap::new(&sandbox));
+    let slow = format!("{},ro,bps=1M,iops=20", text(&disk));
+    let net = format!("tap={},rx-pps=20,tx-pps=20", tap.name());
+    let mut machine = Machine::start(&sandbox, &["--disk", &slow, "--net", &net, "--hotplug", "disk,net"]);
+    // The same for what comes later, in the jail.
+    machine.plug(&["add-disk", &format!("{},ro,bps=1M", text(&disk)), "--id", "later"]);
+    for device in ["vda", "vdb"] {
+        machine.guest.run(&format!("until_ 'test -b /dev/{device}'"));
+        assert_eq!(machine.guest.run(&sum_in_guest(&format!("/dev/{device}"))), sum(&disk));
+    }
+    machine.guest.run(&tap.join());
+    machine.guest.run(&format!("until_ 'ping -c 1 -W 1 {} > /dev/null'", tap.host()));
+    machine.guest.run(&format!("ping -c 30 -i 0.01 -W 5 {} > /dev/null", tap.host()));
+    let stats = machine.ask(&["stats"]);
+    for name in ["disk0", "later", tap.name()] {
+        let device = stats["devices"].as_array().unwrap().iter().find(|device| device["id"] == name);
+        let device = device.unwrap_or_else(|| panic!("no {name} in {stats}"));
+        assert!(device["throttled"].as_u64().unwrap() > 0, "{device}");
+    }
+    machine.end();
+}
+
+#[test]
 fn debians_stock_kernel_comes_to_a_shell_with_and_without_acpi() {
     let Some(sandbox) = on_kvm() else { return };
     let disk = format!("{},ro", text(&noise(&sandbox, "disk", 1)));

@@ -1,6 +1,7 @@
 //! Values of options: sizes, and names with properties behind commas.
 
 use crate::memory::window::Sharing;
+use crate::virtio::rate_limit::PerSecond;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -26,24 +27,35 @@ impl FromStr for PmemOption {
     }
 }
 
-/// `--disk FILE[,ro]`
+/// `--disk FILE[,ro][,bps=SIZE][,iops=N]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskOption {
     /// File or block device.
     pub path: PathBuf,
     /// The guest cannot write it.
     pub readonly: bool,
+    /// What it serves.
+    pub limits: PerSecond,
 }
 
 impl FromStr for DiskOption {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (path, readonly) = match text.rsplit_once(',') {
-            Some((path, "ro")) => (path, true),
-            _ => (text, false),
-        };
-        Ok(DiskOption { path: path.into(), readonly })
+        let mut disk = DiskOption { path: text.into(), readonly: false, limits: PerSecond::default() };
+        let mut rest = text;
+        // A file's name may have commas: properties are what is known at the end.
+        while let Some((path, property)) = rest.rsplit_once(',') {
+            match property.split_once('=') {
+                None if property == "ro" => disk.readonly = true,
+                Some(("bps", size)) => disk.limits.bytes = Some(parse_bytes(size)?),
+                Some(("iops", number)) => disk.limits.ops = Some(parse_count(number)?),
+                _ => break,
+            }
+            rest = path;
+        }
+        disk.path = rest.into();
+        Ok(disk)
     }
 }
 
@@ -80,13 +92,17 @@ impl FromStr for ShareOption {
     }
 }
 
-/// `--net tap=NAME[,mac=ADDRESS]`
+/// `--net tap=NAME[,mac=ADDRESS][,rx-bps=SIZE][,tx-bps=SIZE][,rx-pps=N][,tx-pps=N]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetOption {
     /// The host's interface.
     pub tap: String,
     /// The guest's address.
     pub mac: [u8; 6],
+    /// What may come to the guest.
+    pub rx: PerSecond,
+    /// What may come from it.
+    pub tx: PerSecond,
 }
 
 impl FromStr for NetOption {
@@ -94,16 +110,25 @@ impl FromStr for NetOption {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (mut tap, mut mac) = (None, None);
+        let (mut rx, mut tx) = (PerSecond::default(), PerSecond::default());
         for part in text.split(',') {
             match part.split_once('=') {
                 Some(("tap", name)) => tap = Some(name.to_string()),
                 Some(("mac", address)) => mac = Some(parse_mac(address)?),
-                _ => return Err(format!("{part:?} is neither tap=NAME nor mac=ADDRESS")),
+                Some(("rx-bps", size)) => rx.bytes = Some(parse_bytes(size)?),
+                Some(("tx-bps", size)) => tx.bytes = Some(parse_bytes(size)?),
+                Some(("rx-pps", number)) => rx.ops = Some(parse_count(number)?),
+                Some(("tx-pps", number)) => tx.ops = Some(parse_count(number)?),
+                _ => {
+                    return Err(format!(
+                        "{part:?} is none of tap=NAME, mac=ADDRESS, rx-bps=SIZE, tx-bps=SIZE, rx-pps=N and tx-pps=N"
+                    ));
+                }
             }
         }
         let tap = tap.ok_or("tap=NAME is missing")?;
         let mac = mac.unwrap_or_else(|| mac_for(&tap));
-        Ok(NetOption { tap, mac })
+        Ok(NetOption { tap, mac, rx, tx })
     }
 }
 
@@ -123,6 +148,29 @@ fn mac_for(name: &str) -> [u8; 6] {
         .fold(0xCBF2_9CE4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3));
     let [a, b, c, d, e, ..] = hash.to_le_bytes();
     [2, a, b, c, d, e]
+}
+
+/// Bytes, from a number with K, M or G (powers of 1024); at least 1.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" => Some(1),
+        "K" | "k" => Some(1 << 10),
+        "M" | "m" => Some(1 << 20),
+        "G" | "g" => Some(1 << 30),
+        _ => None,
+    };
+    let number: Option<u64> = digits.parse().ok();
+    let bytes = unit.zip(number).and_then(|(unit, number)| number.checked_mul(unit));
+    bytes
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| format!("{text:?} is no number of bytes; write for example 10M"))
+}
+
+/// A number of requests or packets, at least 1.
+fn parse_count(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| format!("{text:?} is no number of requests or packets; write for example 1000"))
 }
 
 /// A size in MiB, from a number with K, M, G or T (powers of 1024), M when it is left out.
@@ -161,7 +209,14 @@ mod tests {
         assert_eq!("a,b.img".parse(), Ok(pmem("a,b.img", Sharing::Shared)));
         assert_eq!("a.img,ro".parse(), Ok(pmem("a.img", Sharing::ReadOnly)));
         assert_eq!("a.img,cow".parse(), Ok(pmem("a.img", Sharing::CopyOnWrite)));
-        assert_eq!("d,ro".parse(), Ok(DiskOption { path: "d".into(), readonly: true }));
+        let disk = |path: &str, readonly, bytes, ops| {
+            Ok(DiskOption { path: path.into(), readonly, limits: PerSecond { bytes, ops } })
+        };
+        assert_eq!("d,ro".parse(), disk("d", true, None, None));
+        assert_eq!("d,x=1,iops=5,ro,bps=2K".parse(), disk("d,x=1", true, Some(2048), Some(5)));
+        for bad in ["d,bps=0", "d,bps=", "d,bps=1T", "d,iops=0", "d,iops=1K", "d,bps=99999999999G"] {
+            assert!(bad.parse::<DiskOption>().is_err(), "{bad}");
+        }
         let share =
             |readonly, dax_mib| ShareOption { path: "/a,b".into(), tag: "t".into(), readonly, dax_mib };
         assert_eq!("/a,b,tag=t".parse(), Ok(share(false, 0)));
@@ -171,6 +226,11 @@ mod tests {
         }
         let net: NetOption = "tap=t0,mac=02:00:00:00:00:ff".parse().unwrap();
         assert_eq!((net.tap.as_str(), net.mac[5]), ("t0", 255));
+        let net: NetOption = "tap=t0,rx-bps=1M,tx-pps=7".parse().unwrap();
+        assert_eq!(
+            (net.rx.bytes, net.rx.ops, net.tx.bytes, net.tx.ops),
+            (Some(1 << 20), None, None, Some(7))
+        );
         let net: NetOption = "tap=t0".parse().unwrap();
         assert_eq!((net.mac[0], net), (2, "tap=t0".parse().unwrap()));
         for bad in ["t0", "mac=02:00:00:00:00:01", "tap=t,mac=01:00:00:00:00:01", "tap=t,mac=2", "tap=t,x=y"]

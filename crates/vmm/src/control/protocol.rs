@@ -6,6 +6,7 @@
 //! ```
 
 use crate::plain_text::plain;
+use crate::virtio::rate_limit::PerSecond;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -67,6 +68,9 @@ pub struct AddDisk {
     /// The guest cannot write it.
     #[serde(default)]
     pub readonly: bool,
+    /// What it may be asked for, per second: `bytes`, and requests as `ops`.
+    #[serde(default, skip_serializing_if = "PerSecond::is_unlimited")]
+    pub limits: PerSecond,
 }
 
 /// Who sees writes to an image.
@@ -115,6 +119,12 @@ pub struct AddNet {
     pub id: String,
     /// The guest's address, six bytes.
     pub mac: [u8; 6],
+    /// What may come to the guest, per second: `bytes`, and packets as `ops`.
+    #[serde(default, skip_serializing_if = "PerSecond::is_unlimited")]
+    pub rx: PerSecond,
+    /// What may come from the guest.
+    #[serde(default, skip_serializing_if = "PerSecond::is_unlimited")]
+    pub tx: PerSecond,
 }
 
 /// Arguments of `remove`.

@@ -18,10 +18,19 @@ fn each_request_survives_its_line() {
         Request::Resume,
         Request::Shutdown,
         Request::Memory(Memory { size: 512 << 20 }),
-        Request::AddDisk(AddDisk { id: id(), readonly: true }),
+        Request::AddDisk(AddDisk {
+            id: id(),
+            readonly: true,
+            limits: PerSecond { bytes: None, ops: Some(3) },
+        }),
         Request::AddPmem(AddPmem { id: id(), access: Access::Cow }),
         Request::AddShare(AddShare { id: id(), readonly: false, dax: 2 << 20 }),
-        Request::AddNet(AddNet { id: id(), mac: [2, 0, 0, 0, 0, 255] }),
+        Request::AddNet(AddNet {
+            id: id(),
+            mac: [2, 0, 0, 0, 0, 255],
+            rx: PerSecond { bytes: Some(1), ops: None },
+            tx: PerSecond::default(),
+        }),
         Request::Remove(Remove { id: id(), force: true }),
     ];
     for request in requests {

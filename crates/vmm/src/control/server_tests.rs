@@ -111,7 +111,7 @@ fn refusal(outcome: &Outcome) -> &str {
 const STATE: &[u8] = b"{\"version\":1,\"command\":\"state\"}\n";
 
 fn add() -> Vec<u8> {
-    Request::AddDisk(AddDisk { id: "a".to_string(), readonly: false }).to_line()
+    Request::AddDisk(AddDisk { id: "a".to_string(), readonly: false, limits: Default::default() }).to_line()
 }
 
 #[test]

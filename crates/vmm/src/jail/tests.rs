@@ -383,7 +383,7 @@ fn devices_come_to_a_machine_in_its_jail() {
             |root| OpenDevice::Share { root, proc: None, tag: "t".into(), readonly: false, dax: 2 << 20 };
         let plain = share(root);
         let mut devices = vec![
-            crate::machine::files::disk(&image, "d", false).unwrap(),
+            crate::machine::files::disk(&image, "d", false, Default::default()).unwrap(),
             crate::machine::files::pmem(&image, None, crate::memory::window::Sharing::Shared).unwrap(),
             share(own),
         ];

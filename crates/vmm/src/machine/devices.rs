@@ -20,7 +20,7 @@ use crate::virtio::mem::blocks::MAX_BLOCKS;
 use crate::virtio::mem::{Mem, MemControl};
 use crate::virtio::net::{Net, NetOptions};
 use crate::virtio::pmem::{Flush, Pmem};
-use crate::virtio::rate_limit::Limits;
+use crate::virtio::rate_limit::PerSecond;
 use crate::virtio::rng::{self, Rng};
 use crate::virtio::vsock::Vsock;
 use crate::virtio::vsock::host::HostSide;
@@ -51,6 +51,8 @@ pub enum OpenDevice {
         serial: String,
         /// The guest cannot write it.
         readonly: bool,
+        /// What it may be asked for.
+        limits: PerSecond,
     },
     /// An image in guest memory.
     Pmem {
@@ -89,6 +91,10 @@ pub enum OpenDevice {
         name: String,
         /// The guest's address.
         mac: [u8; 6],
+        /// What may come to the guest.
+        rx: PerSecond,
+        /// What may come from it.
+        tx: PerSecond,
     },
     /// A directory of the host.
     Share {
@@ -202,9 +208,9 @@ fn one(
         move |e: io::Error| MachineError::Device { device: what, reason: e.to_string() }
     };
     Ok(match device {
-        OpenDevice::Block { file, serial, readonly } => {
+        OpenDevice::Block { file, serial, readonly, limits } => {
             let name = format!("disk {serial}");
-            let options = BlockOptions { serial, readonly, limits: Limits::default(), threads: DISK_THREADS };
+            let options = BlockOptions { serial, readonly, limits: limits.into(), threads: DISK_THREADS };
             let block = Block::new(file, &options, &workshop.threads.of(Role::Disk))
                 .map_err(|e| MachineError::Device { device: name, reason: e.to_string() })?;
             Box::new(block)
@@ -229,9 +235,9 @@ fn one(
         OpenDevice::Console { input, output } => {
             Box::new(Console::new(input, output, None).map_err(failed("console"))?)
         }
-        OpenDevice::Net { tap, name, mac } => {
+        OpenDevice::Net { tap, name, mac, rx, tx } => {
             let label = format!("net {name}");
-            let options = NetOptions { name, mac, mtu: None, rx: Limits::default(), tx: Limits::default() };
+            let options = NetOptions { name, mac, mtu: None, rx: rx.into(), tx: tx.into() };
             Box::new(Net::new(tap, &options).map_err(failed(&label))?)
         }
         OpenDevice::Share { root, proc, tag, readonly, dax } => {

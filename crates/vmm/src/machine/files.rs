@@ -11,6 +11,7 @@ use crate::memory::ram::RamOptions;
 use crate::memory::window::Sharing;
 use crate::virtio::fs::MAX_TAG;
 use crate::virtio::net::tap;
+use crate::virtio::rate_limit::PerSecond;
 use crate::virtio::vsock::host::{AgentSocket, HostSide, Sockets};
 use kvm_ioctls::Kvm;
 use machine_spec::{Device, MachineSpec};
@@ -176,7 +177,7 @@ pub fn open(spec: &MachineSpec, mut donated: Donated) -> Result<Files, FileError
 
 fn open_device(device: &Device, agent: &mut Option<OwnedFd>) -> Result<OpenDevice, FileError> {
     match device {
-        Device::Block { serial, path, readonly } => disk(path, serial, *readonly),
+        Device::Block { serial, path, readonly } => disk(path, serial, *readonly, PerSecond::default()),
         Device::Pmem { path, size } => pmem(path, Some(*size), Sharing::ReadOnly),
         Device::Vsock { agent_port } => {
             let socket = agent.take().ok_or(FileError::NoAgent)?;
@@ -190,13 +191,13 @@ fn open_device(device: &Device, agent: &mut Option<OwnedFd>) -> Result<OpenDevic
     }
 }
 
-/// Opens a disk.
+/// Opens a disk that may be asked for as much as `limits` says.
 ///
 /// # Errors
 /// When it cannot be opened as asked.
-pub fn disk(path: &Path, serial: &str, readonly: bool) -> Result<OpenDevice, FileError> {
+pub fn disk(path: &Path, serial: &str, readonly: bool, limits: PerSecond) -> Result<OpenDevice, FileError> {
     let file = open_with("disk", path, !readonly)?;
-    Ok(OpenDevice::Block { file, serial: serial.to_string(), readonly })
+    Ok(OpenDevice::Block { file, serial: serial.to_string(), readonly, limits })
 }
 
 /// Opens an image for pmem; without `size`, all of it.
@@ -254,17 +255,17 @@ pub fn memory(ram: u64, max: u64, options: RamOptions) -> Result<OpenDevice, Fil
     Ok(OpenDevice::Mem { size, options: RamOptions { prefault: false, ..options } })
 }
 
-/// Opens a tap.
+/// Opens a tap; `rx` may come from it, and `tx` may go out.
 ///
 /// # Errors
 /// When there is none of that name, or it is in use.
-pub fn net(name: &str, mac: [u8; 6]) -> Result<OpenDevice, FileError> {
+pub fn net(name: &str, mac: [u8; 6], rx: PerSecond, tx: PerSecond) -> Result<OpenDevice, FileError> {
     let path = Path::new("/dev/net/tun");
     if !Path::new("/sys/class/net").join(name).exists() {
         return Err(FileError::NoTap(name.to_string()));
     }
     let tap = tap::attach(open_with("tap driver", path, true)?, name)?;
-    Ok(OpenDevice::Net { tap, name: name.to_string(), mac })
+    Ok(OpenDevice::Net { tap, name: name.to_string(), mac, rx, tx })
 }
 
 /// Binds the socket at which programs ask for connections to the guest.

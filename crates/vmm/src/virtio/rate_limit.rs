@@ -10,6 +10,7 @@
 
 use super::device::Watch;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -24,6 +25,44 @@ pub struct Rate {
     pub per_second: u64,
     /// How much may be taken at once after a pause; 0 counts as 1.
     pub burst: u64,
+}
+
+impl Rate {
+    /// A rate that may be exceeded for as long as nobody would call it a pause: a tenth of a second's worth at once, and at least `least`.
+    fn smooth(per_second: u64, least: u64) -> Self {
+        Rate { per_second, burst: (per_second / 10).max(least) }
+    }
+}
+
+/// Least bytes that may be taken at once, however low the rate: what one request usually asks for.
+const LEAST_BURST: u64 = 64 << 10;
+
+/// What a user allows a second; `None` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PerSecond {
+    /// Bytes.
+    #[serde(default)]
+    pub bytes: Option<u64>,
+    /// Requests or packets.
+    #[serde(default)]
+    pub ops: Option<u64>,
+}
+
+impl PerSecond {
+    /// Whether everything is allowed.
+    pub fn is_unlimited(&self) -> bool {
+        *self == PerSecond::default()
+    }
+}
+
+impl From<PerSecond> for Limits {
+    fn from(given: PerSecond) -> Self {
+        Limits {
+            bytes: given.bytes.map(|bytes| Rate::smooth(bytes, LEAST_BURST)),
+            ops: given.ops.map(|ops| Rate::smooth(ops, 1)),
+        }
+    }
 }
 
 /// The limits of a device or of one of its directions; `None` is no limit.

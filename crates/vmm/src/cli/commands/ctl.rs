@@ -68,10 +68,10 @@ enum Command {
         #[arg(value_name = "SIZE", value_parser = parse_mib)]
         size: u64,
     },
-    /// Add a disk: a raw file or block device
+    /// Add a disk: a raw file or block device; `bps`, `iops`: how many bytes and requests it serves a second
     AddDisk {
         /// The file
-        #[arg(value_name = "FILE[,ro]")]
+        #[arg(value_name = "FILE[,ro][,bps=SIZE][,iops=N]")]
         disk: DiskOption,
         /// Its name here, and its serial in the guest, at most 20 bytes [default: the file's name]
         #[arg(long)]
@@ -92,10 +92,10 @@ enum Command {
         #[arg(value_name = "DIR,tag=TAG[,ro][,dax=SIZE]")]
         share: ShareOption,
     },
-    /// Add a network interface on a tap of the host
+    /// Add a network interface on a tap of the host; `rx-` to the guest, `tx-` from it: bytes and packets a second
     AddNet {
         /// The tap
-        #[arg(value_name = "tap=NAME[,mac=ADDRESS]")]
+        #[arg(value_name = "tap=NAME[,mac=ADDRESS][,rx-bps=SIZE][,tx-bps=SIZE][,rx-pps=N][,tx-pps=N]")]
         net: NetOption,
         /// Its name here [default: the tap's]
         #[arg(long)]
@@ -137,8 +137,8 @@ fn request(command: &Command) -> anyhow::Result<(Request, Option<OwnedFd>)> {
         Command::Remove { id, force } => alone(Request::Remove(Remove { id: id.clone(), force: *force })),
         Command::AddDisk { disk, id } => {
             let id = id.clone().unwrap_or_else(|| file_name(&disk.path, ID_BYTES));
-            let file = opened(files::disk(&disk.path, &id, disk.readonly)?);
-            Ok((Request::AddDisk(AddDisk { id, readonly: disk.readonly }), file))
+            let file = opened(files::disk(&disk.path, &id, disk.readonly, disk.limits)?);
+            Ok((Request::AddDisk(AddDisk { id, readonly: disk.readonly, limits: disk.limits }), file))
         }
         Command::AddPmem { pmem, id } => {
             let access = match pmem.sharing {
@@ -158,9 +158,9 @@ fn request(command: &Command) -> anyhow::Result<(Request, Option<OwnedFd>)> {
             Ok((Request::AddShare(AddShare { id, readonly: share.readonly, dax }), file))
         }
         Command::AddNet { net, id } => {
-            let file = opened(files::net(&net.tap, net.mac)?);
+            let file = opened(files::net(&net.tap, net.mac, net.rx, net.tx)?);
             let id = id.clone().unwrap_or_else(|| net.tap.clone());
-            Ok((Request::AddNet(AddNet { id, mac: net.mac }), file))
+            Ok((Request::AddNet(AddNet { id, mac: net.mac, rx: net.rx, tx: net.tx }), file))
         }
     }
 }
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_opened_is_told_before_the_machine_is_asked() {
-        let disk = DiskOption { path: "/nonexistent/x".into(), readonly: false };
+        let disk = DiskOption { path: "/nonexistent/x".into(), readonly: false, limits: Default::default() };
         let error = request(&Command::AddDisk { disk, id: None }).unwrap_err().to_string();
         assert!(error.contains("opening the disk /nonexistent/x"), "{error}");
         let file = tempfile::NamedTempFile::new().unwrap();

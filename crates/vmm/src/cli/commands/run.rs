@@ -62,15 +62,15 @@ pub struct Args {
     /// own and end with it. Its size is a multiple of 2 MiB
     #[arg(long, value_name = "FILE[,ro|cow]")]
     pmem: Vec<PmemOption>,
-    /// Disk (/dev/vda...): raw file or block device
-    #[arg(long, value_name = "FILE[,ro]")]
+    /// Disk (/dev/vda...): raw file or block device; `bps`, `iops`: how many bytes and requests it serves a second
+    #[arg(long, value_name = "FILE[,ro][,bps=SIZE][,iops=N]")]
     disk: Vec<DiskOption>,
     /// Directory of the host (virtio-fs): `mount -t virtiofs TAG DIR` in the guest. `ro`: the guest changes nothing, whatever it
     /// does; `dax`: files can be mapped from the host's page cache, as much as SIZE at a time
     #[arg(long, value_name = "DIR,tag=TAG[,ro][,dax=SIZE]")]
     share: Vec<ShareOption>,
-    /// Network interface on a tap of the host
-    #[arg(long, value_name = "tap=NAME[,mac=ADDRESS]")]
+    /// Network interface on a tap of the host; `rx-` to the guest, `tx-` from it: bytes and packets a second
+    #[arg(long, value_name = "tap=NAME[,mac=ADDRESS][,rx-bps=SIZE][,tx-bps=SIZE][,rx-pps=N][,tx-pps=N]")]
     net: Vec<NetOption>,
     /// Sockets between host and guest (vsock): a program of the host connects to PATH and says `CONNECT PORT`; the guest's
     /// connection to port P of the host leads to PATH_P
@@ -240,13 +240,13 @@ fn devices(
         devices.push(files::pmem(&pmem.path, None, pmem.sharing)?);
     }
     for (index, disk) in args.disk.iter().enumerate() {
-        devices.push(files::disk(&disk.path, &format!("disk{index}"), disk.readonly)?);
+        devices.push(files::disk(&disk.path, &format!("disk{index}"), disk.readonly, disk.limits)?);
     }
     for share in &args.share {
         devices.push(files::share(&share.path, &share.tag, share.readonly, share.dax_mib << 20)?);
     }
     for net in &args.net {
-        devices.push(files::net(&net.tap, net.mac)?);
+        devices.push(files::net(&net.tap, net.mac, net.rx, net.tx)?);
     }
     if let Some(path) = &args.vsock {
         let (device, name) = files::vsock(path, args.cid)?;

@@ -29,7 +29,7 @@ pub fn open(request: Request, file: Option<OwnedFd>) -> Result<OpenDevice, Strin
             if !meta.is_file() && !meta.file_type().is_block_device() {
                 return Err("what was opened is neither a file nor a block device".to_string());
             }
-            Ok(OpenDevice::Block { file, serial: disk.id, readonly: disk.readonly })
+            Ok(OpenDevice::Block { file, serial: disk.id, readonly: disk.readonly, limits: disk.limits })
         }
         Request::AddPmem(pmem) => {
             let size = meta.len();
@@ -68,7 +68,7 @@ pub fn open(request: Request, file: Option<OwnedFd>) -> Result<OpenDevice, Strin
                 return Err("the hardware address is a group's, not an interface's".to_string());
             }
             tap::prepare(&file).map_err(|e| format!("{e}; what was opened is no tap"))?;
-            Ok(OpenDevice::Net { tap: file, name: net.id, mac: net.mac })
+            Ok(OpenDevice::Net { tap: file, name: net.id, mac: net.mac, rx: net.rx, tx: net.tx })
         }
         other => Err(format!("{} adds nothing", other.name())),
     }
@@ -106,6 +106,7 @@ pub fn check_mount(root: &OwnedFd, readonly: bool) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::control::protocol::{AddDisk, AddNet, AddPmem, AddShare};
+    use crate::virtio::rate_limit::PerSecond;
 
     fn refused(request: Request, file: impl Into<OwnedFd>) -> String {
         open(request, Some(file.into())).map(|_| ()).unwrap_err()
@@ -120,10 +121,17 @@ mod tests {
         };
         let directory = || File::open("/").unwrap();
         let id = || "x".to_string();
-        let disk = |id| Request::AddDisk(AddDisk { id, readonly: false });
+        let disk = |id| Request::AddDisk(AddDisk { id, readonly: false, limits: PerSecond::default() });
         let pmem = Request::AddPmem(AddPmem { id: id(), access: Access::Ro });
         let share = |dax| Request::AddShare(AddShare { id: id(), readonly: true, dax });
-        let net = |first| Request::AddNet(AddNet { id: id(), mac: [first, 0, 0, 0, 0, 1] });
+        let net = |first| {
+            Request::AddNet(AddNet {
+                id: id(),
+                mac: [first, 0, 0, 0, 0, 1],
+                rx: PerSecond::default(),
+                tx: PerSecond::default(),
+            })
+        };
         assert!(refused(disk(id()), directory()).contains("neither a file nor"));
         assert!(refused(disk("x".repeat(21)), file()).contains("at most 20 bytes"));
         assert!(refused(pmem, file()).contains("multiple of 2 MiB"));

@@ -247,7 +247,8 @@ mod tests {
     fn without_a_jail_there_is_always_room() {
         let slots = Slots::new(&SlotCounts::default(), &Jail::none()).unwrap();
         let file = tempfile::tempfile().unwrap();
-        let mut disk = OpenDevice::Block { file, serial: "d".to_string(), readonly: false };
+        let mut disk =
+            OpenDevice::Block { file, serial: "d".to_string(), readonly: false, limits: Default::default() };
         let (slot, threads) = slots.take(&mut disk).unwrap();
         assert!(slot.is_none() && matches!(threads, Threads::New(_)) && slots.free().is_none());
     }

@@ -26,7 +26,8 @@ pub const CALLS: &[Call] = &[
     any(libc::SYS_poll),
     any(libc::SYS_ppoll),
     any(libc::SYS_epoll_ctl),
-    // Rate limits.
+    // Rate limits, of devices that come later as well.
+    any(libc::SYS_timerfd_create),
     any(libc::SYS_timerfd_settime),
     // vsock, on the agent's socket as on others.
     any(libc::SYS_sendto),
