@@ -77,8 +77,8 @@ impl Server {
             self.tell(Event::Exited { container: container.clone(), process_id, status, oom_killed })?;
         }
         if !self.tasks.values().any(|t| t.container == container) {
-            // Nobody is left in it; removes the group.
-            self.containers.get_mut(&container).map(|c| c.cgroup.take());
+            // Nobody is left in it. Removing the group would hold up what comes now, mostly the machine's own end.
+            self.ended.extend(self.containers.get_mut(&container).and_then(|c| c.cgroup.take()));
         }
         Ok(())
     }

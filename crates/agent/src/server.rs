@@ -7,6 +7,7 @@
 //! ```
 
 use crate::container::Container;
+use crate::container::cgroup::Cgroup;
 use crate::container::task::{Progress, Task};
 use crate::error::{Doing, Result};
 use crate::link::Link;
@@ -29,6 +30,8 @@ pub struct Server {
     pub containers: BTreeMap<String, Container>,
     /// Their processes, until everything about them was told.
     pub tasks: BTreeMap<TaskKey, Task>,
+    /// Control groups of ended containers, removed when the next container comes.
+    pub ended: Vec<Cgroup>,
     /// Their standard files.
     pub streams: Streams,
     /// The key of the last task.
@@ -52,8 +55,8 @@ impl Server {
     /// When there is no signalfd.
     pub fn new(link: Link) -> Result<Server> {
         let signals = sys::signal_fd(sys::SignalSet::Child).doing(|| "watch for SIGCHLD".into())?;
-        let (containers, tasks, streams) = Default::default();
-        Ok(Server { link, containers, tasks, streams, last_key: 0, signals })
+        let (containers, tasks, ended, streams) = Default::default();
+        Ok(Server { link, containers, tasks, ended, streams, last_key: 0, signals })
     }
 
     /// Runs until the host is gone.

@@ -146,8 +146,11 @@ pub fn kernel_parameter_value(name: &str) -> Option<String> {
     line.split_whitespace().find_map(|word| Some(word.strip_prefix(name)?.strip_prefix('=')?.to_owned()))
 }
 
-/// Unmounts the disks, best effort, so that the next machine finds them clean.
+/// Unmounts the disks, if there are any, best effort, so that the next machine finds them clean.
 pub fn unmount_disks() {
+    if !super::shares::has_disks() {
+        return;
+    }
     let Ok(mounts) = std::fs::read_to_string("/proc/self/mounts") else { return };
     for target in mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)) {
         if target.starts_with(DISKS) {
