@@ -92,7 +92,11 @@ fn mount(fstype: &str, target: &str, flags: MountFlags, data: &CStr) -> Result<(
 fn leave_rootfs() -> Result<()> {
     /// RAMFS_MAGIC and TMPFS_MAGIC of `include/uapi/linux/magic.h`.
     const IN_MEMORY: [i64; 2] = [0x8584_58f6, 0x0102_1994];
-    let kind = rustix::fs::statfs("/").doing(|| "look at /".into())?.f_type;
+    let look = || "look at /".to_owned();
+    if rustix::fs::major(rustix::fs::stat("/").doing(look)?.st_dev) != 0 {
+        return Ok(()); // an image on a disk
+    }
+    let kind = rustix::fs::statfs("/").doing(look)?.f_type;
     if !IN_MEMORY.contains(&(kind as i64)) {
         return Ok(());
     }
