@@ -6,9 +6,8 @@
 //!   pipes and terminals ◄──► streams.rs ◄──► Mux ◄──► port
 //! ```
 
-use crate::container::Container;
-use crate::container::cgroup::Cgroup;
 use crate::container::task::{Progress, Task};
+use crate::container::{Container, Remains};
 use crate::error::{Doing, Result};
 use crate::link::Link;
 use crate::streams::{Direction, Streams, TaskKey};
@@ -30,8 +29,8 @@ pub struct Server {
     pub containers: BTreeMap<String, Container>,
     /// Their processes, until everything about them was told.
     pub tasks: BTreeMap<TaskKey, Task>,
-    /// Control groups of ended containers, removed when the next container comes.
-    pub ended: Vec<Cgroup>,
+    /// What ended containers leave, removed when the next container comes.
+    pub ended: Vec<Remains>,
     /// Their standard files.
     pub streams: Streams,
     /// The key of the last task.

@@ -15,7 +15,8 @@ pub use machine::{
     MountAttr, add_entropy, boottime_us, connect_to_host, interface_up, keep_heap_small, mount_setattr,
 };
 pub use process::{
-    Cloned, Image, clone_process, close_all_except, exit_now, put_at, set_namespaces, unshare,
+    Cloned, Image, Namespace, clone_process, close_all_except, exit_now, namespace, put_at, set_namespaces,
+    unshare,
 };
 pub use rights::{prctl, set_capabilities, set_groups, set_ids, set_seccomp_filter};
 pub use signals::{
