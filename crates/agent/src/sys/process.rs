@@ -150,3 +150,26 @@ pub fn unshare(flags: i32) -> Result<()> {
     // SAFETY: only namespaces are given, so that no file descriptor or memory sharing changes.
     check(libc::c_long::from(unsafe { libc::unshare(flags) })).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fd::AsFd;
+
+    #[test]
+    fn a_namespace_is_that_of_the_process() {
+        let own =
+            rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
+        let own = own.unwrap();
+        for (which, file) in [(Namespace::Ipc, "ipc"), (Namespace::Mount, "mnt")] {
+            match namespace(own.as_fd(), which) {
+                Ok(found) => {
+                    let expected = rustix::fs::stat(format!("/proc/self/ns/{file}")).unwrap();
+                    assert_eq!(rustix::fs::fstat(found).unwrap().st_ino, expected.st_ino);
+                }
+                // Before Linux 6.11, where a pidfd may also be an anonymous file without ioctls.
+                Err(e) => assert!(matches!(e, Errno::NOTTY | Errno::INVAL), "{e:?}"),
+            }
+        }
+    }
+}
