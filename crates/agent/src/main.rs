@@ -10,7 +10,11 @@
 //! One thread, no runtime: that makes clone3(2) safe, and the agent small. The agent trusts the host, and nothing that
 //! a container can reach.
 
+#![cfg_attr(not(test), no_main)]
+
 mod container;
+#[cfg(not(test))]
+mod entry;
 mod error;
 mod link;
 mod log;
@@ -24,8 +28,8 @@ mod sys;
 use error::Result;
 use guest_protocol::VERSION;
 use guest_protocol::message::{FromAgent, Hello};
+use machine::files::CommandLine;
 use machine::{boot, channel, modules, power};
-use std::process::ExitCode;
 
 const HELP: &str = "\
 clear-agent: PID 1 of a Clear Containers guest
@@ -41,7 +45,10 @@ Kernel parameters:
   clear.debug       say more in the kernel's log
   clear.vsock=PORT  call the host at this vsock port, not over the virtio-serial port";
 
-fn main() -> ExitCode {
+/// The whole program; gives its exit code.
+#[cfg_attr(test, expect(dead_code, reason = "the test harness has a main function of its own"))]
+fn run() -> i32 {
+    sys::ignore_sigpipe();
     if std::process::id() == 1 {
         power::on_panic();
         sys::keep_heap_small();
@@ -57,10 +64,10 @@ fn main() -> ExitCode {
         Some("--help" | "-h") => println!("{HELP}"),
         _ => {
             eprintln!("clear-agent: it runs as PID 1 of a guest, not here; see clear-agent --help");
-            return ExitCode::FAILURE;
+            return libc::EXIT_FAILURE;
         }
     }
-    ExitCode::SUCCESS
+    libc::EXIT_SUCCESS
 }
 
 fn serve() -> Result<std::convert::Infallible> {
@@ -70,13 +77,14 @@ fn serve() -> Result<std::convert::Infallible> {
     sys::block_signals(sys::SignalSet::Child);
     boot::mount_all()?;
     boot::null_stdio()?;
-    if boot::kernel_parameter("clear.debug") {
+    let parameters = CommandLine::of_kernel();
+    if parameters.has("clear.debug") {
         log::be_talkative();
     }
     if modules::load_all()? > 0 {
         stamps.push(boot::stamp("modules"));
     }
-    let mut link = link::Link::new(channel::open()?);
+    let mut link = link::Link::new(channel::open(&parameters)?);
     stamps.push(boot::stamp("ready"));
     link.send(&FromAgent::Hello(Hello {
         version: VERSION,

@@ -1,5 +1,6 @@
 //! Ends of processes: statuses are taken from the kernel at once, and told once the process's output is on its streams.
 
+use crate::container::Container;
 use crate::container::task::Phase;
 use crate::error::{Doing, Result};
 use crate::server::Server;
@@ -77,8 +78,7 @@ impl Server {
             self.tell(Event::Exited { container: container.clone(), process_id, status, oom_killed })?;
         }
         if !self.tasks.values().any(|t| t.container == container) {
-            // Nobody is left in it; removes the group.
-            self.containers.get_mut(&container).map(|c| c.cgroup.take());
+            self.ended.extend(self.containers.get_mut(&container).and_then(Container::end));
         }
         Ok(())
     }

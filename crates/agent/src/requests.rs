@@ -63,6 +63,7 @@ impl Server {
         if self.containers.get(&setup.container).is_some_and(|c| c.cgroup.is_some()) {
             return Err(invalid(format!("the container {} exists", setup.container)));
         }
+        self.ended.clear();
         let (container, task) = setup::begin(setup, self.next_key(), request)?;
         self.containers.insert(setup.container.clone(), container);
         self.tasks.insert(task.key, task);

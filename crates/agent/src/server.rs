@@ -6,8 +6,8 @@
 //!   pipes and terminals ◄──► streams.rs ◄──► Mux ◄──► port
 //! ```
 
-use crate::container::Container;
 use crate::container::task::{Progress, Task};
+use crate::container::{Container, Remains};
 use crate::error::{Doing, Result};
 use crate::link::Link;
 use crate::streams::{Direction, Streams, TaskKey};
@@ -29,6 +29,8 @@ pub struct Server {
     pub containers: BTreeMap<String, Container>,
     /// Their processes, until everything about them was told.
     pub tasks: BTreeMap<TaskKey, Task>,
+    /// What ended containers leave, removed when the next container comes.
+    pub ended: Vec<Remains>,
     /// Their standard files.
     pub streams: Streams,
     /// The key of the last task.
@@ -52,8 +54,8 @@ impl Server {
     /// When there is no signalfd.
     pub fn new(link: Link) -> Result<Server> {
         let signals = sys::signal_fd(sys::SignalSet::Child).doing(|| "watch for SIGCHLD".into())?;
-        let (containers, tasks, streams) = Default::default();
-        Ok(Server { link, containers, tasks, streams, last_key: 0, signals })
+        let (containers, tasks, ended, streams) = Default::default();
+        Ok(Server { link, containers, tasks, ended, streams, last_key: 0, signals })
     }
 
     /// Runs until the host is gone.

@@ -7,14 +7,14 @@ use guest_protocol::message::CgroupLimits;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Most bytes of a cgroup file that are read.
 const MAX_FILE: usize = 256 << 10;
 
 /// A container's control group; removed with this value.
 pub struct Cgroup {
-    path: PathBuf,
+    path: String,
     directory: OwnedFd,
     /// `memory.events`, whose changes poll(2) reports.
     events: Option<OwnedFd>,
@@ -29,7 +29,7 @@ impl AsFd for Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        remove(&self.path);
+        remove(Path::new(&self.path));
     }
 }
 
@@ -49,11 +49,11 @@ impl Cgroup {
     /// # Errors
     /// When it exists, or cannot be made.
     pub fn new(name: &str) -> Result<Cgroup> {
-        let path = Path::new(CGROUP).join(name);
-        let what = || format!("make the cgroup {}", path.display());
-        std::fs::create_dir(&path).doing(what)?;
+        let path = format!("{CGROUP}/{name}");
+        let what = || format!("make the cgroup {path}");
+        rustix::fs::mkdir(path.as_str(), Mode::from_raw_mode(0o755)).doing(what)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(&path, flags, Mode::empty()).doing(what)?;
+        let directory = rustix::fs::open(path.as_str(), flags, Mode::empty()).doing(what)?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let events = rustix::fs::openat(&directory, "memory.events", flags, Mode::empty()).ok();
         Ok(Cgroup { path, directory, events, device_filter: None })
@@ -70,8 +70,7 @@ impl Cgroup {
         let mut buffer = [0; 512];
         let count =
             self.events.as_ref().map_or(0, |file| rustix::io::pread(file, &mut buffer, 0).unwrap_or(0));
-        let pairs = parse_pairs(&String::from_utf8_lossy(&buffer[..count]));
-        pairs.iter().find(|(key, _)| key == "oom_kill").map_or(0, |(_, n)| *n)
+        parse_oom_kills(&buffer[..count])
     }
 
     /// Sets these limits.
@@ -141,7 +140,7 @@ impl Cgroup {
     /// The pids of all processes in it and below it, as the machine numbers them.
     pub fn pids(&self) -> Vec<u32> {
         let mut pids = Vec::new();
-        collect_pids(&self.path, &mut pids, 16);
+        collect_pids(Path::new(&self.path), &mut pids, 16);
         pids.sort_unstable();
         pids
     }
@@ -188,6 +187,15 @@ fn files(limits: &CgroupLimits) -> Vec<(&'static str, String)> {
     }
     put("pids.max", limits.pids_max.map(max));
     files
+}
+
+/// `memory.events`: the number after `oom_kill`. With few steps, as it is looked at for every process that ends.
+fn parse_oom_kills(events: &[u8]) -> u64 {
+    let line = events.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"oom_kill "));
+    line.unwrap_or_default()
+        .iter()
+        .take_while(|b| b.is_ascii_digit())
+        .fold(0u64, |number, digit| number.saturating_mul(10).saturating_add(u64::from(digit - b'0')))
 }
 
 fn parse_number(text: &str) -> u64 {
@@ -250,6 +258,11 @@ mod tests {
         assert_eq!(parse_number("4096\n"), 4096);
         assert_eq!(parse_number(""), 0);
         assert_eq!(parse_pairs("low 0\noom_kill 3\nbad\nx y\n"), [("low".into(), 0), ("oom_kill".into(), 3)]);
+        assert_eq!(parse_oom_kills(b"oom 1\noom_kill 23\noom_group_kill 4\n"), 23);
+        assert_eq!(
+            (parse_oom_kills(b"oom_kill"), parse_oom_kills(b"oom_kill 99999999999999999999")),
+            (0, u64::MAX)
+        );
         let io = parse_io("254:0 rbytes=10 wbytes=20 bad\n\n259:1 rios=1\n");
         assert_eq!(io.len(), 3);
         assert_eq!(io[1], ("254:0".into(), "wbytes".into(), 20));

@@ -9,6 +9,9 @@
 //!     allow: its accesses are decided; none left ─► return 1
 //!   return 0
 //! ```
+//!
+//! For most rules there is less to do, see [`Test`]: the kernel looks at each kind of instruction when it verifies and
+//! translates the program, and in every machine that happens for the first time.
 
 use crate::error::{Doing, Result};
 use crate::sys::{self, BpfInstruction};
@@ -18,10 +21,11 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 /// Operation codes of `include/uapi/linux/bpf.h` and `bpf_common.h`, as far as they are used.
 mod op {
     pub const LOAD_WORD: u8 = 0x61; // BPF_LDX | BPF_MEM | BPF_W
+    pub const LOAD_HALF: u8 = 0x69; // BPF_LDX | BPF_MEM | BPF_H
     pub const MOVE_REGISTER: u8 = 0xbc; // BPF_ALU | BPF_MOV | BPF_X
     pub const MOVE: u8 = 0xb4; // BPF_ALU | BPF_MOV | BPF_K
     pub const AND: u8 = 0x54; // BPF_ALU | BPF_AND | BPF_K
-    pub const SHIFT_RIGHT: u8 = 0x74; // BPF_ALU | BPF_RSH | BPF_K
+    pub const JUMP_IF_SET: u8 = 0x46; // BPF_JMP32 | BPF_JSET | BPF_K
     pub const JUMP_EQUAL: u8 = 0x16; // BPF_JMP32 | BPF_JEQ | BPF_K
     pub const JUMP_NOT_EQUAL: u8 = 0x56; // BPF_JMP32 | BPF_JNE | BPF_K
     pub const EXIT: u8 = 0x95; // BPF_JMP | BPF_EXIT
@@ -35,18 +39,37 @@ fn instruction(code: u8, to: u8, from: u8, offset: i16, immediate: i32) -> BpfIn
     BpfInstruction { code, registers: to | from << 4, offset, immediate }
 }
 
+/// Every access: mknod, read, write (BPF_DEVCG_ACC_*).
+const ALL: u8 = 7;
+
+/// How the accesses of rules are tested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Test {
+    /// All rules about a part of the accesses allow the same part: a rule allows what is asked for, or nothing of it.
+    Whole,
+    /// What is asked for may be allowed by several rules together.
+    Parts,
+}
+
 /// The program for these rules. What no rule allows is denied.
 fn compile(rules: &[DeviceRule]) -> Vec<BpfInstruction> {
+    // The device cgroup knows no pipes.
+    let effective = |r: &&DeviceRule| r.access & ALL != 0 && r.kind != Some(DeviceKind::Fifo);
+    // Before anything is allowed, denying changes nothing.
+    let rules: Vec<&DeviceRule> = rules.iter().filter(effective).skip_while(|r| !r.allow).collect();
+    let mut parts = rules.iter().filter(|r| r.access & ALL != ALL);
+    let first = parts.next();
+    let whole = first.is_none_or(|first| first.allow && parts.all(|r| r.allow && r.access == first.access));
+    let test = if whole { Test::Whole } else { Test::Parts };
     let mut program = vec![
-        instruction(op::LOAD_WORD, 2, 1, 0, 0),
-        instruction(op::MOVE_REGISTER, 3, 2, 0, 0),
-        instruction(op::AND, 3, 0, 0, 0xffff),
-        instruction(op::SHIFT_RIGHT, 2, 0, 0, 16),
+        // Little-endian: the low half comes first.
+        instruction(op::LOAD_HALF, 2, 1, 2, 0),
+        instruction(op::LOAD_HALF, 3, 1, 0, 0),
         instruction(op::LOAD_WORD, 4, 1, 4, 0),
         instruction(op::LOAD_WORD, 5, 1, 8, 0),
     ];
     for rule in rules.iter().rev() {
-        program.extend(compile_rule(rule));
+        program.extend(compile_rule(rule, test));
     }
     program.extend(give(0));
     program
@@ -56,23 +79,21 @@ fn give(result: i32) -> [BpfInstruction; 2] {
     [instruction(op::MOVE, 0, 0, 0, result), instruction(op::EXIT, 0, 0, 0, 0)]
 }
 
-fn compile_rule(rule: &DeviceRule) -> Vec<BpfInstruction> {
-    let kind = match rule.kind {
-        None => None,
-        Some(DeviceKind::Block) => Some(BLOCK),
-        Some(DeviceKind::Char) => Some(CHAR),
-        // The device cgroup knows no pipes.
-        Some(DeviceKind::Fifo) => return Vec::new(),
-    };
-    let access = i32::from(rule.access & 7);
-    let mut act = if rule.allow {
-        vec![instruction(op::AND, 2, 0, 0, !access & 7), instruction(op::JUMP_NOT_EQUAL, 2, 0, 2, 0)]
-    } else {
-        vec![
+fn compile_rule(rule: &DeviceRule, test: Test) -> Vec<BpfInstruction> {
+    let kind = rule.kind.map(|kind| if kind == DeviceKind::Block { BLOCK } else { CHAR });
+    let access = i32::from(rule.access & ALL);
+    let others = i32::from(!rule.access & ALL);
+    let mut act = match (rule.allow, test) {
+        (true, _) if others == 0 => vec![],
+        (true, Test::Whole) => vec![instruction(op::JUMP_IF_SET, 2, 0, 2, others)],
+        (true, Test::Parts) => {
+            vec![instruction(op::AND, 2, 0, 0, others), instruction(op::JUMP_NOT_EQUAL, 2, 0, 2, 0)]
+        }
+        (false, _) => vec![
             instruction(op::MOVE_REGISTER, 0, 2, 0, 0),
             instruction(op::AND, 0, 0, 0, access),
             instruction(op::JUMP_EQUAL, 0, 0, 2, 0),
-        ]
+        ],
     };
     act.extend(give(i32::from(rule.allow)));
     let tests = [(3, kind), (4, rule.major.map(|n| n as i32)), (5, rule.minor.map(|n| n as i32))];
@@ -113,13 +134,15 @@ mod tests {
             at += 1;
             match i.code {
                 op::LOAD_WORD => registers[to] = context[i.offset as usize / 4],
+                op::LOAD_HALF if i.offset == 0 => registers[to] = context[0] & 0xffff,
+                op::LOAD_HALF if i.offset == 2 => registers[to] = context[0] >> 16,
                 op::MOVE_REGISTER => registers[to] = registers[from],
                 op::MOVE => registers[to] = i.immediate as u32,
                 op::AND => registers[to] &= i.immediate as u32,
-                op::SHIFT_RIGHT => registers[to] >>= i.immediate,
+                op::JUMP_IF_SET if registers[to] & i.immediate as u32 != 0 => at += i.offset as usize,
                 op::JUMP_EQUAL if registers[to] == i.immediate as u32 => at += i.offset as usize,
                 op::JUMP_NOT_EQUAL if registers[to] != i.immediate as u32 => at += i.offset as usize,
-                op::JUMP_EQUAL | op::JUMP_NOT_EQUAL => {}
+                op::JUMP_IF_SET | op::JUMP_EQUAL | op::JUMP_NOT_EQUAL => {}
                 op::EXIT => return Some(registers[0]),
                 _ => return None,
             }
@@ -148,7 +171,9 @@ mod tests {
             Just(Some(DeviceKind::Fifo))
         ];
         let number = || prop::option::of(prop_oneof![0u32..3, Just(u32::MAX)]);
-        (any::<bool>(), kind, number(), number(), 0u8..8)
+        // Mostly the same part of the accesses or all of them, which makes for simpler programs.
+        let access = prop_oneof![0u8..8, Just(1), Just(1), Just(7), Just(7)];
+        (any::<bool>(), kind, number(), number(), access)
             .prop_map(|(allow, kind, major, minor, access)| DeviceRule { allow, kind, major, minor, access })
     }
 
@@ -163,6 +188,17 @@ mod tests {
             let expected = allowed(&rules, kind, major, minor, access);
             prop_assert_eq!(run(&compile(&rules), context), Some(u32::from(expected)));
         }
+    }
+
+    #[test]
+    fn the_usual_rules_need_no_arithmetic() {
+        let rule = |allow, access| DeviceRule { allow, kind: None, major: Some(1), minor: None, access };
+        let arithmetic = |rules: &[DeviceRule]| {
+            compile(rules).iter().any(|i| matches!(i.code, op::AND | op::MOVE_REGISTER))
+        };
+        assert!(!arithmetic(&[rule(false, 7), rule(true, 1), rule(true, 7), rule(true, 1)]));
+        assert!(arithmetic(&[rule(true, 2), rule(true, 4)]));
+        assert!(arithmetic(&[rule(true, 7), rule(false, 4)]));
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub mod terminal;
 
 use cgroup::Cgroup;
 use guest_protocol::message::Namespaces;
+use rustix::fd::OwnedFd;
 
 /// A container.
 pub struct Container {
@@ -41,6 +42,22 @@ pub struct Container {
     pub cgroup: Option<Cgroup>,
     /// What an exec'd process has to join.
     pub namespaces: Namespaces,
+    /// Namespaces that stay as they are after its end, see [`Remains`].
+    pub kept: Vec<OwnedFd>,
     /// How many of its processes the kernel had killed for lack of memory when the host was last told.
     pub oom_kills: u64,
+}
+
+/// What is left of an ended container. Taking it down costs time when the machine mostly ends itself.
+pub struct Remains {
+    _cgroup: Cgroup,
+    _kept: Vec<OwnedFd>,
+}
+
+impl Container {
+    /// Its last process has ended.
+    pub fn end(&mut self) -> Option<Remains> {
+        let kept = std::mem::take(&mut self.kept);
+        self.cgroup.take().map(|cgroup| Remains { _cgroup: cgroup, _kept: kept })
+    }
 }

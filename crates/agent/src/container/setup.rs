@@ -11,9 +11,9 @@ use crate::error::{Doing, Result, failed, invalid};
 use crate::log;
 use crate::machine::{clock, shares};
 use crate::streams::TaskKey;
-use crate::sys::{self, Cloned, MountAttr};
+use crate::sys::{self, Cloned, MountAttr, Namespace};
 use guest_protocol::message::{INIT_PROCESS, Namespaces, Process, Setup, Step};
-use rustix::fd::{AsFd, AsRawFd};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::process::{WaitOptions, waitpid};
 
 /// Longest container id, in bytes.
@@ -35,8 +35,22 @@ pub fn begin(setup: &Setup, key: TaskKey, request: u32) -> Result<(Container, Ta
     }
     let trees = detached_mounts(&setup.steps)?;
     let born = first_process(setup, namespaces, process, &cgroup, &trees)?;
-    let container = Container { cgroup: Some(cgroup), namespaces: namespaces.clone(), oom_kills: 0 };
+    let (cgroup, namespaces, kept) = (Some(cgroup), namespaces.clone(), kept_namespaces(&born));
+    let container = Container { cgroup, namespaces, kept, oom_kills: 0 };
     Ok((container, Task::new(key, &setup.container, INIT_PROCESS, request, process, born)))
+}
+
+/// The namespaces whose end is work: all mounts and message queues. Not with a disk, which is only clean once its last
+/// mount is gone.
+fn kept_namespaces(born: &Newborn) -> Vec<OwnedFd> {
+    if shares::has_disks() {
+        return Vec::new();
+    }
+    // An older kernel gives none.
+    [Namespace::Mount, Namespace::Ipc]
+        .iter()
+        .map_while(|n| sys::namespace(born.pidfd.as_fd(), *n).ok())
+        .collect()
 }
 
 fn check(setup: &Setup) -> Result<(&Namespaces, &Process)> {

@@ -48,7 +48,9 @@ pub fn pipes(process: &Process, user: Option<&UserNamespace>) -> Result<(ChildSt
         };
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
         let (ours, theirs) = if direction == Direction::In { (writer, reader) } else { (reader, writer) };
-        rustix::fs::fchown(&theirs, Some(uid), None::<Gid>)?;
+        if !uid.is_root() {
+            rustix::fs::fchown(&theirs, Some(uid), None::<Gid>)?;
+        }
         rustix::io::ioctl_fionbio(&ours, true)?;
         ends.push((direction, port, ours));
         Ok(theirs)

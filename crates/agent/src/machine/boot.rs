@@ -1,6 +1,7 @@
 //! The first things that PID 1 does: virtual file systems, a root that containers can leave, control groups, loopback.
 
-use crate::error::{Doing, Result};
+use super::files;
+use crate::error::{Doing, Result, cause};
 use crate::{log, sys};
 use guest_protocol::message::Stamp;
 use rustix::fs::{Mode, OFlags};
@@ -21,9 +22,7 @@ pub const CGROUP: &str = "/sys/fs/cgroup";
 
 /// A stamp of now.
 pub fn stamp(name: &str) -> Stamp {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let boottime_us = now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000;
-    Stamp { name: name.to_owned(), boottime_us }
+    Stamp { name: name.to_owned(), boottime_us: sys::boottime_us() }
 }
 
 /// Mounts what the machine needs. Works on a writable initramfs and on a read-only image with the directories in it.
@@ -54,11 +53,16 @@ pub fn mount_all() -> Result<()> {
 /// makes the kernel walk all groups.
 fn enable_controllers() {
     const USEFUL: [&str; 6] = ["cpu", "cpuset", "memory", "pids", "io", "hugetlb"];
-    let known = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
-    let enable: String =
-        known.split_whitespace().filter(|c| USEFUL.contains(c)).map(|c| format!("+{c} ")).collect();
-    if let Err(e) = std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", enable.trim_end()) {
-        log::warn(&format!("enable control group controllers: {e}"));
+    let mut buffer = [0; 256];
+    let known = files::read("/sys/fs/cgroup/cgroup.controllers", &mut buffer).unwrap_or_default();
+    let mut enable = String::with_capacity(64);
+    for controller in known.split_ascii_whitespace().filter(|c| USEFUL.contains(c)) {
+        enable.push('+');
+        enable.push_str(controller);
+        enable.push(' ');
+    }
+    if let Err(e) = files::write("/sys/fs/cgroup/cgroup.subtree_control", &enable) {
+        log::warn(&format!("enable control group controllers: {}", cause(e)));
     }
 }
 
@@ -88,7 +92,11 @@ fn mount(fstype: &str, target: &str, flags: MountFlags, data: &CStr) -> Result<(
 fn leave_rootfs() -> Result<()> {
     /// RAMFS_MAGIC and TMPFS_MAGIC of `include/uapi/linux/magic.h`.
     const IN_MEMORY: [i64; 2] = [0x8584_58f6, 0x0102_1994];
-    let kind = rustix::fs::statfs("/").doing(|| "look at /".into())?.f_type;
+    let look = || "look at /".to_owned();
+    if rustix::fs::major(rustix::fs::stat("/").doing(look)?.st_dev) != 0 {
+        return Ok(()); // an image on a disk
+    }
+    let kind = rustix::fs::statfs("/").doing(look)?.f_type;
     if !IN_MEMORY.contains(&(kind as i64)) {
         return Ok(());
     }
@@ -108,6 +116,11 @@ fn leave_rootfs() -> Result<()> {
 /// # Errors
 /// When /dev/null cannot be opened.
 pub fn null_stdio() -> Result<()> {
+    // What the kernel opened there is the console. Its last close would wait for the serial port and shut it down, so
+    // the agent keeps it; children get no such file.
+    if let Ok(console) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) {
+        std::mem::forget(console);
+    }
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .doing(|| "open /dev/null".into())?;
     for number in 0..3 {
@@ -135,19 +148,11 @@ pub fn loopback_up() {
     }
 }
 
-/// Whether the kernel's command line holds this word.
-pub fn kernel_parameter(word: &str) -> bool {
-    std::fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.split_whitespace().any(|w| w == word))
-}
-
-/// The value of a kernel parameter `name=value`.
-pub fn kernel_parameter_value(name: &str) -> Option<String> {
-    let line = std::fs::read_to_string("/proc/cmdline").ok()?;
-    line.split_whitespace().find_map(|word| Some(word.strip_prefix(name)?.strip_prefix('=')?.to_owned()))
-}
-
-/// Unmounts the disks, best effort, so that the next machine finds them clean.
+/// Unmounts the disks, if there are any, best effort, so that the next machine finds them clean.
 pub fn unmount_disks() {
+    if !super::shares::has_disks() {
+        return;
+    }
     let Ok(mounts) = std::fs::read_to_string("/proc/self/mounts") else { return };
     for target in mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)) {
         if target.starts_with(DISKS) {

@@ -1,6 +1,6 @@
 //! Finds the way to the host: a virtio-serial port, or vsock when the kernel's command line says so.
 
-use super::boot::kernel_parameter_value;
+use super::files::{self, CommandLine};
 use crate::error::{Doing, Result, failed, invalid};
 use crate::sys;
 use guest_protocol::{CHANNEL_NAME, VSOCK_PARAMETER};
@@ -13,6 +13,12 @@ use std::time::{Duration, Instant};
 
 const PORTS: &str = "/sys/class/virtio-ports";
 
+/// What the kernel calls the first port of the first controller; port 0 is for a console.
+const FIRST_PORT: &str = "vport0p1";
+
+/// More than the name of a port can have.
+const NAME_SIZE: usize = 128;
+
 /// How long the port may take to appear, and the host to connect.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -20,8 +26,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When there is no such way, or no host, in time.
-pub fn open() -> Result<OwnedFd> {
-    match kernel_parameter_value(VSOCK_PARAMETER) {
+pub fn open(parameters: &CommandLine) -> Result<OwnedFd> {
+    match parameters.value(VSOCK_PARAMETER) {
         Some(port) => {
             let port = port.parse().map_err(|_| invalid(format!("{VSOCK_PARAMETER}={port} is no port")))?;
             vsock(port)
@@ -46,8 +52,8 @@ fn serial_port() -> Result<OwnedFd> {
     })?;
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     // devtmpfs makes the node a moment after sysfs shows the port.
-    let port = wait_for(|| rustix::fs::open(&device, flags, Mode::empty()).ok())
-        .ok_or_else(|| failed(format!("cannot open {}", device.display())))?;
+    let port = wait_for(|| rustix::fs::open(device.as_str(), flags, Mode::empty()).ok())
+        .ok_or_else(|| failed(format!("cannot open {device}")))?;
     let connected = || {
         let mut fds = [PollFd::new(&port, PollFlags::OUT)];
         poll(&mut fds, Some(&Timespec::default())).ok()?;
@@ -59,14 +65,20 @@ fn serial_port() -> Result<OwnedFd> {
     Ok(port)
 }
 
-fn find() -> Option<PathBuf> {
-    for entry in std::fs::read_dir(PORTS).ok()?.flatten() {
-        let name = std::fs::read_to_string(entry.path().join("name")).unwrap_or_default();
-        if name.trim_end() == CHANNEL_NAME {
-            return Some(PathBuf::from("/dev").join(entry.file_name()));
-        }
+/// The port of our name; mostly it is the first one, which saves reading the directory.
+fn find() -> Option<String> {
+    if is_ours(FIRST_PORT) {
+        return Some(format!("/dev/{FIRST_PORT}"));
     }
-    None
+    let mut ports = std::fs::read_dir(PORTS).ok()?.flatten();
+    let port = ports.find_map(|entry| entry.file_name().into_string().ok().filter(|port| is_ours(port)))?;
+    Some(format!("/dev/{port}"))
+}
+
+fn is_ours(port: &str) -> bool {
+    let mut name = [0; NAME_SIZE];
+    files::read(&format!("{PORTS}/{port}/name"), &mut name)
+        .is_ok_and(|name| name.trim_ascii_end() == CHANNEL_NAME)
 }
 
 /// Asks until there is an answer or [`DEADLINE`] has passed. Drivers probe in the background for some milliseconds.

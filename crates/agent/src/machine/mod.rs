@@ -3,12 +3,14 @@
 //! ```text
 //!   boot ─► modules ─► channel        once, in this order
 //!   shares  clock                     for a Setup
+//!   files                             for all of them
 //!   power                             at the end, whatever the reason
 //! ```
 
 pub mod boot;
 pub mod channel;
 pub mod clock;
+pub mod files;
 pub mod modules;
 pub mod power;
 pub mod shares;

@@ -20,9 +20,9 @@ struct Module<'a> {
 /// # Errors
 /// When the file exists and cannot be read. A module that does not load is a warning: another device may still do.
 pub fn load_all() -> Result<usize> {
-    let order = match std::fs::read_to_string(ORDER) {
-        Ok(order) => order,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+    let order = match rustix::fs::open(ORDER, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(file) => std::io::read_to_string(std::fs::File::from(file)).doing(|| format!("read {ORDER}"))?,
+        Err(rustix::io::Errno::NOENT) => return Ok(0),
         Err(e) => return Err(e).doing(|| format!("read {ORDER}")),
     };
     let modules = parse(&order);

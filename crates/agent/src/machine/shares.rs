@@ -14,10 +14,19 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::MountFlags;
 use std::ffi::CString;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Largest 9p message, in bytes. More than this gives nothing more and needs larger pieces of contiguous memory;
 /// 500 KiB would be the most that the transport carries.
 const MSIZE: u32 = 256 << 10;
+
+/// Whether a disk was ever mounted.
+static DISKS: AtomicBool = AtomicBool::new(false);
+
+/// See [`DISKS`].
+pub fn has_disks() -> bool {
+    DISKS.load(Ordering::Relaxed)
+}
 
 /// Mounts a shared directory. One that is mounted already is left alone.
 ///
@@ -53,6 +62,7 @@ pub fn mount_disk(disk: &Disk) -> Result<()> {
     let device = wait_for_device(&format!("the disk {:?}", disk.serial), || find_disk(&disk.serial))?;
     let data = CString::new(disk.data.as_str()).map_err(|_| invalid("disk options with a null byte"))?;
     let flags = if disk.readonly { MountFlags::RDONLY } else { MountFlags::empty() };
+    DISKS.store(true, Ordering::Relaxed);
     rustix::mount::mount(&device, &target, disk.fstype.as_str(), flags, data.as_c_str())
         .doing(|| format!("mount the disk {:?} ({}) as {}", disk.serial, device.display(), disk.fstype))
 }

@@ -47,6 +47,14 @@ pub fn add_entropy(random: BorrowedFd<'_>, bytes: &[u8]) -> Result<()> {
         .map(drop)
 }
 
+/// Microseconds since the machine began (CLOCK_BOOTTIME).
+pub fn boottime_us() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the clock exists since Linux 2.6.39, and the time is written into `now`.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
+}
+
 /// Sets IFF_UP on the network interface `name` through any socket.
 ///
 /// # Errors

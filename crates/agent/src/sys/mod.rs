@@ -11,12 +11,17 @@ mod signals;
 
 pub use bpf::{BpfInstruction, bpf_attach_device_filter, bpf_load_device_filter};
 pub use limits::{set_io_priority, set_limit, set_personality, set_scheduler};
-pub use machine::{MountAttr, add_entropy, connect_to_host, interface_up, keep_heap_small, mount_setattr};
+pub use machine::{
+    MountAttr, add_entropy, boottime_us, connect_to_host, interface_up, keep_heap_small, mount_setattr,
+};
 pub use process::{
-    Cloned, Image, clone_process, close_all_except, exit_now, put_at, set_namespaces, unshare,
+    Cloned, Image, Namespace, clone_process, close_all_except, exit_now, namespace, put_at, set_namespaces,
+    unshare,
 };
 pub use rights::{prctl, set_capabilities, set_groups, set_ids, set_seccomp_filter};
-pub use signals::{SignalSet, block_signals, default_sigpipe, kill, next_signal, send_signal, signal_fd};
+pub use signals::{
+    SignalSet, block_signals, default_sigpipe, ignore_sigpipe, kill, next_signal, send_signal, signal_fd,
+};
 
 use rustix::io::Errno;
 

@@ -110,6 +110,29 @@ pub fn put_at(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
     check(libc::c_long::from(unsafe { libc::dup2(fd.as_raw_fd(), number) })).map(drop)
 }
 
+/// Which namespace of a process: the number of its ioctl of `include/uapi/linux/pidfd.h` (PIDFD_GET_*_NAMESPACE).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Namespace {
+    /// Of System V objects and message queues.
+    Ipc = 2,
+    /// Of mounts.
+    Mount = 3,
+}
+
+/// A namespace of the process behind a pidfd, by ioctl (Linux 6.11).
+///
+/// # Errors
+/// ENOTTY from an older kernel; ESRCH when the process has ended.
+pub fn namespace(pidfd: BorrowedFd<'_>, which: Namespace) -> Result<OwnedFd> {
+    /// `_IO(PIDFS_IOCTL_MAGIC, 0)`.
+    const MAGIC: libc::c_ulong = 0xff00;
+    let call = MAGIC | which as libc::c_ulong;
+    // SAFETY: the ioctl has no argument.
+    let fd = check(libc::c_long::from(unsafe { libc::ioctl(pidfd.as_raw_fd(), call as _, 0) }))?;
+    // SAFETY: the kernel has just made this file descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
 /// setns(2) on a pidfd or a namespace file, with CLONE_NEW* flags.
 ///
 /// # Errors
@@ -126,4 +149,27 @@ pub fn set_namespaces(fd: BorrowedFd<'_>, flags: i32) -> Result<()> {
 pub fn unshare(flags: i32) -> Result<()> {
     // SAFETY: only namespaces are given, so that no file descriptor or memory sharing changes.
     check(libc::c_long::from(unsafe { libc::unshare(flags) })).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fd::AsFd;
+
+    #[test]
+    fn a_namespace_is_that_of_the_process() {
+        let own =
+            rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
+        let own = own.unwrap();
+        for (which, file) in [(Namespace::Ipc, "ipc"), (Namespace::Mount, "mnt")] {
+            match namespace(own.as_fd(), which) {
+                Ok(found) => {
+                    let expected = rustix::fs::stat(format!("/proc/self/ns/{file}")).unwrap();
+                    assert_eq!(rustix::fs::fstat(found).unwrap().st_ino, expected.st_ino);
+                }
+                // Before Linux 6.11, where a pidfd may also be an anonymous file without ioctls.
+                Err(e) => assert!(matches!(e, Errno::NOTTY | Errno::INVAL), "{e:?}"),
+            }
+        }
+    }
 }

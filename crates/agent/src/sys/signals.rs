@@ -35,7 +35,13 @@ pub fn block_signals(which: SignalSet) {
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) };
 }
 
-/// Gives SIGPIPE, which the Rust runtime ignores, its default action back: an ignored signal stays so over execve(2).
+/// Makes a write to a pipe that nobody reads an error, not a signal.
+pub fn ignore_sigpipe() {
+    // SAFETY: an ignored signal runs no code.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+/// Gives SIGPIPE, which the agent ignores, its default action back: an ignored signal stays so over execve(2).
 pub fn default_sigpipe() {
     // SAFETY: sets a default action.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
