@@ -4,6 +4,7 @@ use crate::{noise, sum, sum_in_guest, text};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use vm_tests::{Machine, PATIENCE, Sandbox, Tap, ctl, kernel_of, on_kvm, processes_with, until};
@@ -56,6 +57,32 @@ fn disk_image_share_and_network_of_the_command_line_are_in_the_guest() {
     machine.guest.run(&tap.join());
     machine.guest.run(&format!("until_ 'ping -c 1 -W 1 {} > /dev/null'", tap.host()));
     machine.guest.run("test -c /dev/hwrng && test $(head -c 16 /dev/hwrng | wc -c) = 16");
+    machine.end();
+}
+
+#[test]
+fn a_virtio_console_takes_and_gives_every_byte() {
+    let Some(sandbox) = on_kvm() else { return };
+    let log = sandbox.path().join("said");
+    let mut machine = Machine::start(&sandbox, &["--hvc", text(&log)]);
+    // Held open: the driver forgets its settings with the last close (TTY_DRIVER_RESET_TERMIOS).
+    machine.guest.run("exec 3<>/dev/hvc0; stty raw -echo <&3; seq 1 20000 >&3");
+    let all: String = (1..=20_000).map(|number| format!("{number}\n")).collect();
+    until("the console's file to be whole", || (fs::read_to_string(&log).unwrap() == all).then_some(()));
+    machine.end();
+
+    let (ours, its) = UnixStream::pair().unwrap();
+    let donated = rustix::io::dup(&its).unwrap();
+    rustix::io::fcntl_setfd(&donated, rustix::io::FdFlags::empty()).unwrap();
+    let mut machine = Machine::start(&sandbox, &["--hvc", &format!("fd:{}", donated.as_raw_fd())]);
+    drop((its, donated));
+    machine
+        .guest
+        .run("exec 3<>/dev/hvc0; stty raw -echo <&3; (head -n 2 <&3 > /tmp/heard; echo heard >&3) &");
+    (&ours).write_all(b"one\ntwo\n").unwrap();
+    let mut line = String::new();
+    BufReader::new(&ours).read_line(&mut line).unwrap();
+    assert_eq!((line.as_str(), machine.guest.run("cat /tmp/heard").as_str()), ("heard\n", "one\ntwo"));
     machine.end();
 }
 

@@ -1,11 +1,14 @@
-//! `--console`: where the guest's serial console is.
+//! `--console` and `--hvc`: where the guest's serial console and its virtio console are.
 
-use super::spec::Fd;
+use super::spec::{Fd, Source};
+use crate::machine::devices::OpenDevice;
 use crate::machine::files::Console;
+use rustix::fs::OFlags;
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 /// What was asked for.
@@ -74,6 +77,32 @@ pub fn open(choice: &Choice) -> anyhow::Result<(Option<Console>, Option<RawTermi
         _ => None,
     };
     Ok((Some(Console { input, output }), raw))
+}
+
+/// Opens the virtio console: a terminal or FIFO for both directions, a file for output, or a donated socket. Nothing of it blocks.
+///
+/// # Errors
+/// When the file cannot be opened.
+pub fn open_hvc(source: &Source) -> anyhow::Result<OpenDevice> {
+    let (input, output) = match source {
+        Source::Path(path) => {
+            let failed = |e| anyhow::anyhow!("opening the console {}: {e}", path.display());
+            let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+            let mut options = OpenOptions::new();
+            options.read(true).append(true).create(true).mode(0o600).custom_flags(flags);
+            let file = options.open(path).map_err(failed)?;
+            // A file that grows would give the guest its own words.
+            let regular = file.metadata().map_err(failed)?.is_file();
+            (if regular { None } else { Some(file.try_clone()?) }, file)
+        }
+        Source::Fd(fd) => {
+            let file = File::from(fd.take()?);
+            let flags = rustix::fs::fcntl_getfl(&file)?;
+            rustix::fs::fcntl_setfl(&file, flags | OFlags::NONBLOCK)?;
+            (Some(file.try_clone()?), file)
+        }
+    };
+    Ok(OpenDevice::Console { input, output: Some(output) })
 }
 
 fn make_raw(input: &OwnedFd) -> io::Result<RawTerminal> {

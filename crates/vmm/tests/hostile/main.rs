@@ -14,6 +14,25 @@ const MOST_LINES: usize = 80;
 /// The stamp of a guest that got to its end.
 const DONE: &str = "clear-vmm: stamp 200: ";
 
+/// A tap of the host, where this user may make one; gone when dropped.
+struct Tap(String);
+
+impl Tap {
+    fn new(scenario: &str) -> Option<Self> {
+        // At most 15 characters, as interfaces' names have.
+        let name = format!("hg{}{scenario:.4}", std::process::id());
+        let made =
+            Command::new("ip").args(["tuntap", "add", "dev", &name, "mode", "tap", "vnet_hdr"]).output();
+        made.is_ok_and(|output| output.status.success()).then_some(Tap(name))
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "delete", &self.0]).output();
+    }
+}
+
 fn run(scenario: &str, extra: &[&str]) {
     if !Path::new("/dev/kvm").exists() {
         println!("no /dev/kvm: the guest `{scenario}` is left out");
@@ -30,13 +49,19 @@ fn run(scenario: &str, extra: &[&str]) {
     command.args(["run", "--stamps", "--memory", "64", "--rng", "--cmdline", scenario]);
     command.arg("--kernel").arg(guest).args(["--disk", &path("disk"), "--pmem", &path("image")]);
     command.args(["--share", &format!("{},tag=share,dax=2M", path("share")), "--vsock", &path("vsock")]);
+    command.args(["--hvc", &path("hvc")]);
+    let tap = Tap::new(scenario);
+    match &tap {
+        Some(tap) => drop(command.args(["--net", &format!("tap={},rx-pps=1000", tap.0)])),
+        None => println!("no tap can be made: `{scenario}` has no network"),
+    }
     let output = command.args(extra).stdin(Stdio::null()).output().unwrap();
     check(scenario, &output);
     assert_eq!(fs::metadata(path("disk")).unwrap().len(), 64 << 10, "a disk never grows");
     assert!(!Path::new(&path("vsock")).exists(), "its socket is left behind");
     let names: Vec<_> =
         fs::read_dir(directory.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
-    assert_eq!(names.len(), 4, "{names:?}");
+    assert_eq!(names.len(), 5, "{names:?}");
 }
 
 fn check(scenario: &str, output: &Output) {

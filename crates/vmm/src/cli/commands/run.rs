@@ -58,6 +58,10 @@ pub struct Args {
     /// Ctrl-A x ends the machine
     #[arg(long, value_name = "WHERE", default_value = "none")]
     console: Choice,
+    /// Virtio console (/dev/hvc0), which is there later than the serial one and costs no exit per byte: a terminal or FIFO, a file
+    /// that takes what the guest writes, or a donated socket or terminal
+    #[arg(long, value_name = "PATH|fd:N")]
+    hvc: Option<spec::Source>,
     /// Image mapped into the guest (/dev/pmem0...): shared and writable; `ro`: nobody writes; `cow`: writes are the guest's
     /// own and end with it. Its size is a multiple of 2 MiB
     #[arg(long, value_name = "FILE[,ro|cow]")]
@@ -136,7 +140,10 @@ pub fn run(args: Args, start: Instant) -> anyhow::Result<ExitCode> {
     let mut bound = Vec::new();
     let control = args.control.as_ref().map(|source| control(source, &mut bound)).transpose()?;
     let ram = RamOptions { mergeable: args.mergeable, hugepages: args.hugepages, prefault: args.prefault };
-    let devices = devices(&args, ram, &mut bound)?;
+    let mut devices = devices(&args, ram, &mut bound)?;
+    if let Some(source) = &args.hvc {
+        devices.push(console::open_hvc(source)?);
+    }
     let donated = Donated { console, agent, devices, signals: signals::block()?, control };
     let mut files = files::open(&spec, donated)?;
     let jail = jail(&args, &mut files, &mut bound)?;
