@@ -10,6 +10,7 @@ use crate::container::Container;
 use crate::container::task::{Progress, Task};
 use crate::error::{Doing, Result};
 use crate::link::Link;
+use crate::machine::network::Network;
 use crate::streams::{Direction, Streams, TaskKey};
 use crate::sys;
 use guest_protocol::message::{AgentError, Event, FromAgent, INIT_PROCESS, Reply};
@@ -33,6 +34,8 @@ pub struct Server {
     pub streams: Streams,
     /// The key of the last task.
     pub last_key: TaskKey,
+    /// The machine's network interfaces.
+    pub network: Network,
     signals: OwnedFd,
 }
 
@@ -53,7 +56,8 @@ impl Server {
     pub fn new(link: Link) -> Result<Server> {
         let signals = sys::signal_fd(sys::SignalSet::Child).doing(|| "watch for SIGCHLD".into())?;
         let (containers, tasks, streams) = Default::default();
-        Ok(Server { link, containers, tasks, streams, last_key: 0, signals })
+        let network = Network::default();
+        Ok(Server { link, containers, tasks, streams, last_key: 0, network, signals })
     }
 
     /// Runs until the host is gone.

@@ -67,6 +67,11 @@ impl Message {
         self.attribute(kind, &value)
     }
 
+    /// What is behind the header, as the kernel will read it.
+    pub fn body(&self) -> &[u8] {
+        &self.bytes[HEADER..]
+    }
+
     /// The whole message with its number and more flags.
     pub(super) fn finish(mut self, sequence: u32, flags: u16) -> Vec<u8> {
         let length = self.bytes.len() as u32;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   boot ─► modules ─► channel        once, in this order
+//!   network                           before a Setup, and when interfaces come or go
 //!   shares  clock                     for a Setup
 //!   power                             at the end, whatever the reason
 //! ```
@@ -10,5 +11,6 @@ pub mod boot;
 pub mod channel;
 pub mod clock;
 pub mod modules;
+pub mod network;
 pub mod power;
 pub mod shares;

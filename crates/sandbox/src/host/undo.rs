@@ -3,12 +3,14 @@
 //! A line is on disk before its effect begins, so after kill -9 at any moment the list names at least what
 //! exists. Taking back what does not exist is no error.
 
+use super::network::redirect::{self, Cookie};
+use super::network::{self, NetworkError};
 use super::{HostError, cgroup};
 use crate::state::StateDir;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One effect that outlives the keeper.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +18,15 @@ use std::path::PathBuf;
 pub enum Undo {
     /// Remove a directory of a control group hierarchy, after ending what still runs in it.
     Cgroup(PathBuf),
+    /// Let the host's stack have an interface's packets again. The tap they go to has gone with the VMM.
+    Redirect {
+        /// Of the interface, as a file.
+        namespace: PathBuf,
+        /// Its number there.
+        interface: u32,
+        /// By which the redirection is known to be ours.
+        cookie: Cookie,
+    },
 }
 
 /// Adds an effect that is about to begin.
@@ -34,6 +45,14 @@ pub fn note(dir: &StateDir, undo: &Undo) -> Result<(), HostError> {
         .map_err(HostError::path("writing", &path))
 }
 
+/// A namespace that is gone took everything in it along.
+fn end_redirect(namespace: &Path, interface: u32, cookie: &Cookie) -> Result<(), NetworkError> {
+    match network::socket_in(namespace)? {
+        Some(mut socket) => redirect::remove(&mut socket, interface, cookie),
+        None => Ok(()),
+    }
+}
+
 /// Takes everything back, the last effect first. Goes on after a failure.
 ///
 /// # Errors
@@ -46,6 +65,9 @@ pub fn run(dir: &StateDir) -> Result<(), HostError> {
         let Ok(undo) = serde_json::from_str::<Undo>(line) else { continue };
         let done = match undo {
             Undo::Cgroup(path) => cgroup::remove(&path),
+            Undo::Redirect { namespace, interface, cookie } => {
+                end_redirect(&namespace, interface, &cookie).map_err(HostError::Network)
+            }
         };
         result = result.and(done);
     }

@@ -1,0 +1,128 @@
+//! What is asked of the kernel, as rtnetlink messages. Structures: Linux `include/uapi/linux/{if_link,if_addr,rtnetlink,neighbour}.h`.
+
+use guest_protocol::network::{Address, Interface, Neighbour, Route};
+use netlink::{CREATE, EXCLUSIVE, Message, REPLACE, Socket};
+use std::net::IpAddr;
+
+/// IFLA_INET6_ADDR_GEN_MODE
+const ADDR_GEN_MODE: u16 = 8;
+/// IN6_ADDR_GEN_MODE_EUI64 and _NONE
+const EUI64: u8 = 0;
+const NONE: u8 = 1;
+/// IFA_F_NODAD: the host's kernel has found out that nobody else has the address.
+const NODAD: u32 = 0x02;
+/// RT_TABLE_MAIN
+const MAIN: u8 = 254;
+/// RTN_UNICAST
+const UNICAST: u8 = 1;
+/// RTA_VIA: a gateway of another family.
+const VIA: u16 = 18;
+/// NUD_PERMANENT
+const PERMANENT: u16 = 0x80;
+
+fn family(address: IpAddr) -> u8 {
+    (if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }) as u8
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// `struct ifinfomsg`
+fn link(index: u32, flags: u32, change: u32) -> Message {
+    let numbers = [0, index, flags, change].map(u32::to_ne_bytes);
+    Message::new(libc::RTM_NEWLINK, 0, numbers.as_flattened())
+}
+
+/// Sets the flags (IFF_*) of `change` to those of `flags`.
+pub(super) fn change(index: u32, flags: u32, change: u32) -> Message {
+    link(index, flags, change)
+}
+
+pub(super) fn rename(index: u32, name: &str) -> Message {
+    link(index, 0, 0).text(libc::IFLA_IFNAME, name)
+}
+
+/// Name, address and MTU.
+pub(super) fn identify(index: u32, interface: &Interface) -> Message {
+    rename(index, &interface.name)
+        .attribute(libc::IFLA_ADDRESS, &interface.mac)
+        .attribute(libc::IFLA_MTU, &interface.mtu.to_ne_bytes())
+}
+
+/// Whether the kernel gives the link an address of its own.
+pub(super) fn generate_link_local(index: u32, yes: bool) -> Message {
+    let mode = if yes { EUI64 } else { NONE };
+    link(index, 0, 0).nested(libc::IFLA_AF_SPEC, |families| {
+        families.nested(libc::AF_INET6 as u16, |inet6| inet6.attribute(ADDR_GEN_MODE, &[mode]))
+    })
+}
+
+/// Requests that remove each address of a link.
+pub(super) fn old_addresses(socket: &mut Socket, index: u32) -> rustix::io::Result<Vec<Message>> {
+    let all = socket.dump(&Message::new(libc::RTM_GETADDR, 0, &[0; 8]))?;
+    let of_link = all.iter().filter(|(_, body)| body.get(4..8) == Some(index.to_ne_bytes().as_slice()));
+    // An address is removed by what it was listed with.
+    Ok(of_link.map(|(_, body)| Message::new(libc::RTM_DELADDR, 0, body)).collect())
+}
+
+/// `struct ifaddrmsg`
+pub(super) fn address(index: u32, address: &Address) -> Message {
+    let [a, b, c, d] = index.to_ne_bytes();
+    let head = [family(address.address), address.prefix, 0, address.scope, a, b, c, d];
+    let flags = address.flags | if address.address.is_ipv6() { NODAD } else { 0 };
+    let message = Message::new(libc::RTM_NEWADDR, CREATE | EXCLUSIVE, &head)
+        .attribute(libc::IFA_LOCAL, &octets(address.address))
+        .attribute(libc::IFA_ADDRESS, &octets(address.peer.unwrap_or(address.address)))
+        .optional(libc::IFA_BROADCAST, address.broadcast.map(octets))
+        .attribute(libc::IFA_FLAGS, &flags.to_ne_bytes());
+    match &address.label {
+        Some(label) => message.text(libc::IFA_LABEL, label),
+        None => message,
+    }
+}
+
+/// `struct rtmsg`
+pub(super) fn route(index: u32, route: &Route) -> Message {
+    let family_of = family(route.destination);
+    let [a, b, c, d] = route.flags.to_ne_bytes();
+    let head =
+        [family_of, route.prefix, 0, route.tos, MAIN, route.protocol, route.scope, UNICAST, a, b, c, d];
+    let mut message = Message::new(libc::RTM_NEWROUTE, CREATE | EXCLUSIVE, &head);
+    if route.prefix > 0 {
+        message = message.attribute(libc::RTA_DST, &octets(route.destination));
+    }
+    message = match route.gateway {
+        Some(gateway) if family(gateway) == family_of => {
+            message.attribute(libc::RTA_GATEWAY, &octets(gateway))
+        }
+        Some(gateway) => {
+            let via = [u16::from(family(gateway)).to_ne_bytes().as_slice(), &octets(gateway)].concat();
+            message.attribute(VIA, &via)
+        }
+        None => message,
+    };
+    message = message
+        .optional(libc::RTA_PREFSRC, route.source.map(octets))
+        .optional(libc::RTA_PRIORITY, route.metric.map(u32::to_ne_bytes))
+        .attribute(libc::RTA_OIF, &index.to_ne_bytes());
+    if route.metrics.is_empty() {
+        return message;
+    }
+    message.nested(libc::RTA_METRICS, |all| {
+        route.metrics.iter().fold(all, |all, (kind, value)| all.attribute(*kind, &value.to_ne_bytes()))
+    })
+}
+
+/// `struct ndmsg`
+pub(super) fn neighbour(index: u32, neighbour: &Neighbour) -> Message {
+    let [a, b, c, d] = index.to_ne_bytes();
+    let [low, high] = PERMANENT.to_ne_bytes();
+    let head = [family(neighbour.address), 0, 0, 0, a, b, c, d, low, high, neighbour.flags, 0];
+    Message::new(libc::RTM_NEWNEIGH, CREATE | REPLACE, &head)
+        .attribute(libc::NDA_DST, &octets(neighbour.address))
+        .attribute(libc::NDA_LLADDR, &neighbour.mac)
+}
