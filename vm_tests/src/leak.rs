@@ -45,13 +45,14 @@ impl Leaks {
             let _ = fs::remove_dir(&group);
         }
         found.extend(self.files());
-        // Taps of other tests, which run meanwhile, have their tags.
+        // Taps and namespaces of other tests, which run meanwhile, have their tags.
         let ours = |name: &&String| !name.starts_with(TAG) || **name == self.tag;
         let interfaces = names("/sys/class/net");
         found.extend(interfaces.difference(&self.interfaces).filter(ours).map(|i| format!("interface {i}")));
-        found.extend(
-            names("/run/netns").difference(&self.named_namespaces).map(|n| format!("network namespace {n}")),
-        );
+        let ours = |name: &&String| !name.starts_with(TAG) || name.starts_with(&self.tag);
+        let namespaces = names("/run/netns");
+        let new = namespaces.difference(&self.named_namespaces).filter(ours);
+        found.extend(new.map(|n| format!("network namespace {n}")));
         found
     }
 

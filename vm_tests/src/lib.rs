@@ -7,6 +7,7 @@
 //!      ├─ Cor        one `cor` command with a deadline ─► Output (code, stdout, stderr)
 //!      └─ Container  a container that runs `sleep`, for tests that exec into it
 //!   Machine   a machine of `clear-vmm` on KVM ─► Guest, which does what it is told   Tap  its network
+//!   Network   the container's network namespace and its peer's
 //!   Terminal  a pseudo-terminal with a program on it      ConsoleSocket  what an engine listens on
 //! ```
 //!
@@ -19,6 +20,7 @@ mod container;
 mod guest;
 mod leak;
 mod machine;
+mod network;
 mod programs;
 mod sandbox;
 mod tap;
@@ -31,6 +33,7 @@ pub use container::Container;
 pub use guest::{Guest, PARAMETERS, initramfs, kernel};
 pub use leak::{Leaks, processes_with};
 pub use machine::{Machine, ctl, on_kvm};
+pub use network::{Network, OURS, PEER};
 pub use programs::Programs;
 pub use sandbox::Sandbox;
 pub use tap::Tap;

@@ -16,6 +16,7 @@ use crate::log;
 use devices::Link;
 use guest_protocol::network::{Address, Interface};
 use netlink::{Message, Socket};
+use rustix::io::Errno;
 
 /// IFF_UP of Linux `include/uapi/linux/if.h`.
 const UP: u32 = 1;
@@ -38,15 +39,18 @@ impl Network {
     /// When a device does not appear, or the kernel refuses a part of its configuration. What was done until then stays.
     pub fn set(&mut self, wanted: Vec<Interface>) -> Result<()> {
         let mut socket = Socket::open().doing(|| "open a netlink socket".into())?;
-        let new: Vec<&Interface> = wanted.iter().filter(|i| !self.interfaces.contains(i)).collect();
+        // Whatever fails below, nothing is known any more to be set up.
+        let old = std::mem::take(&mut self.interfaces);
+        let new: Vec<&Interface> = wanted.iter().filter(|i| !old.contains(i)).collect();
         if !new.is_empty() && self.put_away {
             devices::bind_all();
         }
-        // Whatever fails below, nothing is known any more to be set up.
-        self.interfaces.clear();
-        for interface in &new {
-            set_up(&mut socket, interface, &wanted)
-                .doing(|| format!("set up network interface {:?}", interface.name))?;
+        for interface in new {
+            let done = match old.iter().find(|old| is_same(old, interface)) {
+                Some(old) => adapt(&mut socket, old, interface),
+                None => set_up(&mut socket, interface, &wanted),
+            };
+            done.doing(|| format!("set up network interface {:?}", interface.name))?;
         }
         for link in devices::links(&mut socket)? {
             if link.device.is_some_and(|device| wanted.iter().all(|i| i.device != device)) {
@@ -57,6 +61,29 @@ impl Network {
         self.interfaces = wanted;
         Ok(())
     }
+}
+
+/// Whether an interface has changed in nothing but addresses, routes and neighbours.
+fn is_same(old: &Interface, new: &Interface) -> bool {
+    let identity = |i: &Interface| (i.device, i.name.clone(), i.mac, i.mtu, i.up);
+    identity(old) == identity(new)
+}
+
+/// Changes what has changed, so that connections over the rest go on.
+fn adapt(socket: &mut Socket, old: &Interface, new: &Interface) -> Result<()> {
+    let link = find(socket, new.device)?;
+    for route in old.routes.iter().filter(|route| !new.routes.contains(route)) {
+        // It may have gone with its gateway.
+        let _ = socket.request(requests::route(libc::RTM_DELROUTE, link.index, route));
+    }
+    for address in old.addresses.iter().filter(|address| !new.addresses.contains(address)) {
+        // The container may have removed it itself.
+        let _ = socket.request(requests::address(libc::RTM_DELADDR, link.index, address));
+    }
+    for neighbour in old.neighbours.iter().filter(|neighbour| !new.neighbours.contains(neighbour)) {
+        let _ = socket.request(requests::neighbour(libc::RTM_DELNEIGH, link.index, neighbour));
+    }
+    populate(socket, link.index, new)
 }
 
 fn set_up(socket: &mut Socket, interface: &Interface, all: &[Interface]) -> Result<()> {
@@ -78,20 +105,25 @@ fn set_up(socket: &mut Socket, interface: &Interface, all: &[Interface]) -> Resu
     if interface.up {
         ask(socket, requests::change(link.index, UP, UP), "bring it up")?;
     }
+    populate(socket, link.index, interface)
+}
+
+/// Gives link `index` the addresses, routes and neighbours that it does not have yet.
+fn populate(socket: &mut Socket, index: u32, interface: &Interface) -> Result<()> {
     for address in &interface.addresses {
         let what = || format!("add address {}/{}", address.address, address.prefix);
-        socket.request(requests::address(link.index, address)).doing(what)?;
+        existing_is_fine(socket.request(requests::address(libc::RTM_NEWADDR, index, address))).doing(what)?;
     }
     let mut routes: Vec<_> = interface.routes.iter().filter(|_| interface.up).collect();
     // A gateway has to be reachable before a route can lead through it.
     routes.sort_by_key(|route| route.gateway.is_some());
     for route in routes {
         let what = || format!("add the route to {}/{}", route.destination, route.prefix);
-        socket.request(requests::route(link.index, route)).doing(what)?;
+        existing_is_fine(socket.request(requests::route(libc::RTM_NEWROUTE, index, route))).doing(what)?;
     }
     for neighbour in &interface.neighbours {
         let what = || format!("add neighbour {}", neighbour.address);
-        socket.request(requests::neighbour(link.index, neighbour)).doing(what)?;
+        socket.request(requests::neighbour(libc::RTM_NEWNEIGH, index, neighbour)).doing(what)?;
     }
     Ok(())
 }
@@ -128,4 +160,8 @@ fn free_name(socket: &mut Socket, wanted: &str, owner: &Link, all: &[Interface])
 
 fn ask(socket: &mut Socket, message: Message, what: &str) -> Result<()> {
     socket.request(message).doing(|| what.into())
+}
+
+fn existing_is_fine(result: rustix::io::Result<()>) -> rustix::io::Result<()> {
+    if result == Err(Errno::EXIST) { Ok(()) } else { result }
 }

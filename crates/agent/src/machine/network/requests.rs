@@ -69,12 +69,12 @@ pub(super) fn old_addresses(socket: &mut Socket, index: u32) -> rustix::io::Resu
     Ok(of_link.map(|(_, body)| Message::new(libc::RTM_DELADDR, 0, body)).collect())
 }
 
-/// `struct ifaddrmsg`
-pub(super) fn address(index: u32, address: &Address) -> Message {
+/// `struct ifaddrmsg`; `kind` is RTM_NEWADDR or RTM_DELADDR.
+pub(super) fn address(kind: u16, index: u32, address: &Address) -> Message {
     let [a, b, c, d] = index.to_ne_bytes();
     let head = [family(address.address), address.prefix, 0, address.scope, a, b, c, d];
     let flags = address.flags | if address.address.is_ipv6() { NODAD } else { 0 };
-    let message = Message::new(libc::RTM_NEWADDR, CREATE | EXCLUSIVE, &head)
+    let message = Message::new(kind, CREATE | EXCLUSIVE, &head)
         .attribute(libc::IFA_LOCAL, &octets(address.address))
         .attribute(libc::IFA_ADDRESS, &octets(address.peer.unwrap_or(address.address)))
         .optional(libc::IFA_BROADCAST, address.broadcast.map(octets))
@@ -85,13 +85,13 @@ pub(super) fn address(index: u32, address: &Address) -> Message {
     }
 }
 
-/// `struct rtmsg`
-pub(super) fn route(index: u32, route: &Route) -> Message {
+/// `struct rtmsg`; `kind` is RTM_NEWROUTE or RTM_DELROUTE.
+pub(super) fn route(kind: u16, index: u32, route: &Route) -> Message {
     let family_of = family(route.destination);
     let [a, b, c, d] = route.flags.to_ne_bytes();
     let head =
         [family_of, route.prefix, 0, route.tos, MAIN, route.protocol, route.scope, UNICAST, a, b, c, d];
-    let mut message = Message::new(libc::RTM_NEWROUTE, CREATE | EXCLUSIVE, &head);
+    let mut message = Message::new(kind, CREATE | EXCLUSIVE, &head);
     if route.prefix > 0 {
         message = message.attribute(libc::RTA_DST, &octets(route.destination));
     }
@@ -117,12 +117,12 @@ pub(super) fn route(index: u32, route: &Route) -> Message {
     })
 }
 
-/// `struct ndmsg`
-pub(super) fn neighbour(index: u32, neighbour: &Neighbour) -> Message {
+/// `struct ndmsg`; `kind` is RTM_NEWNEIGH or RTM_DELNEIGH.
+pub(super) fn neighbour(kind: u16, index: u32, neighbour: &Neighbour) -> Message {
     let [a, b, c, d] = index.to_ne_bytes();
     let [low, high] = PERMANENT.to_ne_bytes();
     let head = [family(neighbour.address), 0, 0, 0, a, b, c, d, low, high, neighbour.flags, 0];
-    Message::new(libc::RTM_NEWNEIGH, CREATE | REPLACE, &head)
+    Message::new(kind, CREATE | REPLACE, &head)
         .attribute(libc::NDA_DST, &octets(neighbour.address))
         .attribute(libc::NDA_LLADDR, &neighbour.mac)
 }
