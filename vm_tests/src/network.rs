@@ -71,7 +71,10 @@ impl Network {
         self.peer_ip(&format!("link set {peer} mtu {mtu} up"));
         self.ip(&format!("link set {name} up"));
         until("link-local addresses", || {
-            let addresses = [self.ip(&format!("address show dev {name}")), self.peer_ip(&format!("address show dev {peer}"))];
+            let addresses = [
+                self.ip(&format!("address show dev {name}")),
+                self.peer_ip(&format!("address show dev {peer}")),
+            ];
             addresses.iter().all(|text| text.contains("fe80::") && !text.contains("tentative")).then_some(())
         });
     }

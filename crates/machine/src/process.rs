@@ -95,7 +95,10 @@ pub fn check_files(spec: &MachineSpec) -> Result<(), BootError> {
 ///
 /// # Errors
 /// The first device without one.
-pub fn taps<'a>(spec: &'a MachineSpec, fds: &'a DonatedFds) -> Result<Vec<(&'a str, BorrowedFd<'a>)>, BootError> {
+pub fn taps<'a>(
+    spec: &'a MachineSpec,
+    fds: &'a DonatedFds,
+) -> Result<Vec<(&'a str, BorrowedFd<'a>)>, BootError> {
     let names = spec.devices.iter().filter_map(|device| match device {
         Device::Net { name, .. } => Some(name),
         _ => None,

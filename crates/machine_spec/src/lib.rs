@@ -298,8 +298,9 @@ mod tests {
             s.devices = vec![Device::AgentChannel { port: "a,b".into() }];
         };
         assert_eq!(with(comma), SpecError::DeviceName("a,b".into()));
-        let group =
-            |s: &mut MachineSpec| s.devices = vec![Device::Net { name: "net0".into(), mac: [1, 0, 0, 0, 0, 1] }];
+        let group = |s: &mut MachineSpec| {
+            s.devices = vec![Device::Net { name: "net0".into(), mac: [1, 0, 0, 0, 0, 1] }]
+        };
         assert_eq!(with(group), SpecError::Mac("net0".into()));
         let pmem = |s: &mut MachineSpec| s.devices = vec![Device::Pmem { path: "/p".into(), size: 2 << 20 }];
         assert_eq!(with(pmem), SpecError::PmemOnMicrovm);

@@ -37,7 +37,8 @@ mod tests {
 
     #[test]
     fn descriptors_are_named_by_number() {
-        let line = |console| args(&FdNumbers { spec: 5, link: 6, control: 8, console, taps: vec![] }).join(" ");
+        let line =
+            |console| args(&FdNumbers { spec: 5, link: 6, control: 8, console, taps: vec![] }).join(" ");
         assert_eq!(line(Some(7)), "run --spec fd:5 --agent fd:6 --control fd:8 --console fd:7");
         assert_eq!(line(None), "run --spec fd:5 --agent fd:6 --control fd:8");
         let taps = vec![("net0", 9), ("net1", 10)];

@@ -55,8 +55,9 @@ impl Vmm for ClearVmm {
         donated.extend(taps.iter().map(|(_, tap)| tap));
         let shares = spec.devices.iter().any(|d| matches!(d, Device::Share { .. }));
         let capabilities = spawn::JAIL_CAPABILITIES | if shares { spawn::SHARE_CAPABILITIES } else { 0 };
-        let child = spawn::spawn(&self.program, &args::args(&numbers), &donated, fds.log.as_fd(), capabilities)
-            .map_err(|source| BootError::Spawn { program: self.program.clone(), source })?;
+        let child =
+            spawn::spawn(&self.program, &args::args(&numbers), &donated, fds.log.as_fd(), capabilities)
+                .map_err(|source| BootError::Spawn { program: self.program.clone(), source })?;
         let process = VmmProcess::new(child)?;
         Ok(Box::new(ClearMachine { process, link: Some(link), control: control::Control::new(control) }))
     }

@@ -199,7 +199,9 @@ mod tests {
             args(&spec, FDS).join(" ")
         };
         let device = "-netdev tap,id=net0,fd=13,vhost=off -device virtio-net-";
-        assert!(line(Chassis::Microvm).ends_with(&format!("{device}device,netdev=net0,mac=02:00:00:ab:00:01")));
+        assert!(
+            line(Chassis::Microvm).ends_with(&format!("{device}device,netdev=net0,mac=02:00:00:ab:00:01"))
+        );
         assert!(
             line(Chassis::Q35).ends_with(&format!("{device}pci,netdev=net0,mac=02:00:00:ab:00:01,romfile="))
         );

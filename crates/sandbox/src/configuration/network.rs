@@ -34,7 +34,9 @@ impl TryFrom<String> for NetworkModel {
         match name.as_str() {
             "tc" => Ok(NetworkModel::Tc),
             "none" => Ok(NetworkModel::None),
-            "macvtap" | "bridge" => Err(format!("network model {name:?} is not there yet: use \"tc\", or \"none\"")),
+            "macvtap" | "bridge" => {
+                Err(format!("network model {name:?} is not there yet: use \"tc\", or \"none\""))
+            }
             _ => Err(format!("unknown network model {name:?}: use \"tc\", or \"none\"")),
         }
     }

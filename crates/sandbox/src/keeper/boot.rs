@@ -2,8 +2,8 @@
 
 use super::agent_client::AgentClient;
 use super::control::Control;
-use super::protocol::Progress;
 use super::network::Network;
+use super::protocol::Progress;
 use super::pump::Direction;
 use super::running::{Keeper, Phase, Port};
 use super::timeline::Timeline;

@@ -96,8 +96,7 @@ impl Network {
         }
         let cookie = entropy();
         let dir = dir.clone();
-        let network =
-            Network { dir, namespace, cookie, socket, changes, ports, told: Vec::new(), due: None };
+        let network = Network { dir, namespace, cookie, socket, changes, ports, told: Vec::new(), due: None };
         Ok(Prepared { network, devices, taps })
     }
 

@@ -94,7 +94,12 @@ impl Keeper {
         self.send(body, Waiting::Command(id), DEADLINE)
     }
 
-    pub(super) fn send(&mut self, body: RequestBody, who: Waiting, deadline: Duration) -> Result<(), AgentError> {
+    pub(super) fn send(
+        &mut self,
+        body: RequestBody,
+        who: Waiting,
+        deadline: Duration,
+    ) -> Result<(), AgentError> {
         self.agent
             .request(body, who, deadline)
             .map_err(|(_, reason)| AgentError::new(ErrorKind::Failed, reason))

@@ -460,12 +460,12 @@ impl Keeper {
         for who in self.agent.overdue(now) {
             let error = AgentError::new(ErrorKind::Failed, "the guest's agent did not answer in time");
             match who {
-                Waiting::Setup | Waiting::Interfaces => {
-                    self.fail("setting up the container", &error.message)
-                }
+                Waiting::Setup | Waiting::Interfaces => self.fail("setting up the container", &error.message),
                 Waiting::Replugged => self.warn_of_network(&error.message),
                 Waiting::Nobody => {}
-                Waiting::Plugged(id) | Waiting::Start(id) | Waiting::Exec(id, _) | Waiting::Command(id) => self.refuse(id, &error),
+                Waiting::Plugged(id) | Waiting::Start(id) | Waiting::Exec(id, _) | Waiting::Command(id) => {
+                    self.refuse(id, &error)
+                }
             }
         }
     }
@@ -585,10 +585,8 @@ impl Keeper {
             reporter.failed(&failed);
         }
         for who in self.agent.abandon() {
-            if let Waiting::Plugged(id)
-            | Waiting::Start(id)
-            | Waiting::Exec(id, _)
-            | Waiting::Command(id) = who
+            if let Waiting::Plugged(id) | Waiting::Start(id) | Waiting::Exec(id, _) | Waiting::Command(id) =
+                who
             {
                 self.refuse(id, &AgentError::new(ErrorKind::NotRunning, "container not running"));
             }

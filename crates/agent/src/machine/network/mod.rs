@@ -130,7 +130,8 @@ fn populate(socket: &mut Socket, index: u32, interface: &Interface) -> Result<()
 
 /// Whether the kernel has to make a link-local address itself, because the host's interface has none though it has others.
 fn generates(interface: &Interface) -> bool {
-    let is_link_local = |a: &Address| matches!(a.address, std::net::IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let is_link_local =
+        |a: &Address| matches!(a.address, std::net::IpAddr::V6(v6) if v6.is_unicast_link_local());
     let mut of_ipv6 = interface.addresses.iter().filter(|a| a.address.is_ipv6()).peekable();
     of_ipv6.peek().is_some() && !of_ipv6.any(is_link_local)
 }
@@ -139,7 +140,9 @@ fn generates(interface: &Interface) -> bool {
 fn find(socket: &mut Socket, device: [u8; 6]) -> Result<Link> {
     let mut list = || devices::links(socket).ok()?.into_iter().find(|link| link.device == Some(device));
     wait_for(&mut list).ok_or_else(|| {
-        failed(format!("no network device with address {device:02x?}; the kernel needs its driver, virtio_net"))
+        failed(format!(
+            "no network device with address {device:02x?}; the kernel needs its driver, virtio_net"
+        ))
     })
 }
 

@@ -86,9 +86,8 @@ pub fn scan(socket: &mut Socket) -> Result<Vec<Found>, NetworkError> {
 /// When there is none.
 pub fn index_of(socket: &mut Socket, name: &str) -> Result<u32, NetworkError> {
     let failed = || format!("looking for network interface {name}");
-    let links = socket
-        .dump(&Message::new(libc::RTM_GETLINK, 0, &[0; 16]))
-        .map_err(NetworkError::kernel(failed()))?;
+    let links =
+        socket.dump(&Message::new(libc::RTM_GETLINK, 0, &[0; 16])).map_err(NetworkError::kernel(failed()))?;
     let of_name = |body: &Vec<u8>| {
         let all = attributes(body.get(16..)?);
         (all.text(libc::IFLA_IFNAME)? == name).then(|| number(body, 4)).flatten()
@@ -202,7 +201,8 @@ fn route(body: &[u8]) -> Option<KernelRoute> {
     let via = all.value(VIA).and_then(|value| ip(value.get(2..)?));
     let metrics = all.value(libc::RTA_METRICS).map(attributes).into_iter().flatten();
     let metrics = metrics.filter(|(kind, _)| *kind != CONGESTION);
-    let metrics = metrics.filter_map(|(kind, value)| Some((kind, u32::from_ne_bytes(value.try_into().ok()?))));
+    let metrics =
+        metrics.filter_map(|(kind, value)| Some((kind, u32::from_ne_bytes(value.try_into().ok()?))));
     let route = Route {
         destination: all.value(libc::RTA_DST).and_then(ip).unwrap_or(nowhere),
         prefix: head[1],

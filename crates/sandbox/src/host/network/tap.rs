@@ -48,7 +48,8 @@ pub fn make(socket: &mut Socket) -> Result<(Tap, File), NetworkError> {
     if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } < 0 {
         return Err(NetworkError::kernel("making a tap")(io::Error::last_os_error()));
     }
-    let name: Vec<u8> = request.ifr_name.iter().map(|byte| *byte as u8).take_while(|byte| *byte != 0).collect();
+    let name: Vec<u8> =
+        request.ifr_name.iter().map(|byte| *byte as u8).take_while(|byte| *byte != 0).collect();
     let name = String::from_utf8_lossy(&name).into_owned();
     let index = super::scan::index_of(socket, &name)?;
     Ok((Tap { name, index }, file))

@@ -7,7 +7,8 @@ const INDEX: u32 = 7;
 fn address_of(family: i32, prefix: u8, flags: u32, fill: impl FnOnce(Message) -> Message) -> Option<Address> {
     let [a, b, c, d] = INDEX.to_ne_bytes();
     let head = [family as u8, prefix, 0, 0, a, b, c, d];
-    let message = fill(Message::new(libc::RTM_NEWADDR, 0, &head).attribute(libc::IFA_FLAGS, &flags.to_ne_bytes()));
+    let message =
+        fill(Message::new(libc::RTM_NEWADDR, 0, &head).attribute(libc::IFA_FLAGS, &flags.to_ne_bytes()));
     address(message.body(), "eth0").map(|(index, address)| {
         assert_eq!(index, INDEX);
         address
@@ -80,7 +81,9 @@ fn routes_keep_gateway_metric_and_path_mtu() {
         m.attribute(libc::RTA_DST, &[10, 9, 0, 0])
             .attribute(libc::RTA_GATEWAY, &[169, 254, 1, 1])
             .attribute(libc::RTA_PRIORITY, &50_u32.to_ne_bytes())
-            .nested(libc::RTA_METRICS, |all| all.attribute(2, &1400_u32.to_ne_bytes()).text(CONGESTION, "bbr"))
+            .nested(libc::RTA_METRICS, |all| {
+                all.attribute(2, &1400_u32.to_ne_bytes()).text(CONGESTION, "bbr")
+            })
     };
     let found = route_of(libc::AF_INET, 16, 3, fill).unwrap();
     assert_eq!((found.destination, found.prefix), ("10.9.0.0".parse().unwrap(), 16));
