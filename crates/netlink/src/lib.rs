@@ -15,7 +15,7 @@ mod socket;
 
 pub use attributes::{Attributes, attributes};
 pub use message::{ACK, APPEND, CREATE, DUMP, EXCLUSIVE, Message, REPLACE};
-pub use socket::Socket;
+pub use socket::{Objects, Socket};
 
 /// Bytes of a message's header (`struct nlmsghdr` of Linux `include/uapi/linux/netlink.h`).
 pub const HEADER: usize = 16;

@@ -25,6 +25,9 @@ const DEADLINE_S: i64 = 10;
 /// How often a dump is begun anew that others' changes make worthless.
 const ATTEMPTS: usize = 16;
 
+/// Objects of a dump: the kind of the message, and its body behind the header.
+pub type Objects = Vec<(u16, Vec<u8>)>;
+
 /// A socket in the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct Socket {
@@ -78,11 +81,11 @@ impl Socket {
         }
     }
 
-    /// Sends a request for all objects of a kind, and returns each with the kind of its message; the body begins behind the header.
+    /// Sends a request for all objects of a kind.
     ///
     /// # Errors
     /// The kernel's refusal; [`Errno::INTR`] when objects change all the time.
-    pub fn dump(&mut self, message: &Message) -> Result<Vec<(u16, Vec<u8>)>> {
+    pub fn dump(&mut self, message: &Message) -> Result<Objects> {
         for _ in 0..ATTEMPTS {
             if let Some(all) = self.dump_once(message.clone())? {
                 return Ok(all);
@@ -91,7 +94,7 @@ impl Socket {
         Err(Errno::INTR)
     }
 
-    fn dump_once(&mut self, message: Message) -> Result<Option<Vec<(u16, Vec<u8>)>>> {
+    fn dump_once(&mut self, message: Message) -> Result<Option<Objects>> {
         let sequence = self.send(message, DUMP)?;
         let (mut all, mut interrupted, mut end) = (Vec::new(), false, None);
         while end.is_none() {

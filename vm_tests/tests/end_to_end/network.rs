@@ -41,6 +41,10 @@ fn the_guest_has_names_addresses_routes_and_neighbours_of_the_namespace() {
     network.ip("route add 10.78.0.1 dev net1 scope link");
     network.ip("route add 10.78.0.0/24 via 10.78.0.1 src 10.78.0.2");
     network.ip("route add 10.79.0.0/24 via 169.254.1.1 dev net1 onlink");
+    // Several ways to one network, as with two networks of one engine.
+    network.ip("route append default via 10.77.0.7");
+    network.ip("route append default via 10.78.0.1 dev net1");
+    network.ip("-6 route add fd90::/48 nexthop via fd77::1 dev eth0 nexthop via fe80::1 dev net1");
     network.ip("neighbour add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev net1 nud permanent");
     let container = sleeping(&sandbox, &network);
     let (host, guest) = (network.here(DESCRIBE).ok(), container.sh(DESCRIBE));

@@ -4,9 +4,10 @@
 //! exists. Taking back what does not exist is no error.
 
 use super::network::redirect::{self, Cookie};
-use super::network::{self, NetworkError};
+use super::network::{self, NetworkError, tap};
 use super::{HostError, cgroup};
 use crate::state::StateDir;
+use netlink::Socket;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -18,7 +19,14 @@ use std::path::{Path, PathBuf};
 pub enum Undo {
     /// Remove a directory of a control group hierarchy, after ending what still runs in it.
     Cgroup(PathBuf),
-    /// Let the host's stack have an interface's packets again. The tap they go to has gone with the VMM.
+    /// Remove a tap, if a VMM in a guest's hands has made it stay (TUNSETPERSIST): else it has gone with the VMM.
+    Tap {
+        /// Of the tap, as a file.
+        namespace: PathBuf,
+        /// Its number there.
+        interface: u32,
+    },
+    /// Let the host's stack have an interface's packets again.
     Redirect {
         /// Of the interface, as a file.
         namespace: PathBuf,
@@ -46,11 +54,12 @@ pub fn note(dir: &StateDir, undo: &Undo) -> Result<(), HostError> {
 }
 
 /// A namespace that is gone took everything in it along.
-fn end_redirect(namespace: &Path, interface: u32, cookie: &Cookie) -> Result<(), NetworkError> {
-    match network::socket_in(namespace)? {
-        Some(mut socket) => redirect::remove(&mut socket, interface, cookie),
-        None => Ok(()),
-    }
+fn in_namespace(
+    path: &Path,
+    undo: impl FnOnce(&mut Socket) -> Result<(), NetworkError>,
+) -> Result<(), HostError> {
+    let socket = network::socket_in(path)?;
+    Ok(socket.map_or(Ok(()), |mut socket| undo(&mut socket))?)
 }
 
 /// Takes everything back, the last effect first. Goes on after a failure.
@@ -66,7 +75,10 @@ pub fn run(dir: &StateDir) -> Result<(), HostError> {
         let done = match undo {
             Undo::Cgroup(path) => cgroup::remove(&path),
             Undo::Redirect { namespace, interface, cookie } => {
-                end_redirect(&namespace, interface, &cookie).map_err(HostError::Network)
+                in_namespace(&namespace, |socket| redirect::remove(socket, interface, &cookie))
+            }
+            Undo::Tap { namespace, interface } => {
+                in_namespace(&namespace, |socket| tap::remove(socket, interface))
             }
         };
         result = result.and(done);

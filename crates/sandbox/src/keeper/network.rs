@@ -7,8 +7,8 @@
 //!   later            the kernel tells of a change ─► settle ─► update   ─► Interfaces
 //! ```
 //!
-//! The VMM alone keeps a tap alive: with it goes the tap, and with that all it was connected to but the interface's ingress discipline,
-//! which is on the undo list.
+//! The VMM alone keeps a tap alive: with it goes the tap, and with that all it was connected to but the interface's ingress discipline.
+//! Both are on the undo list where the namespace outlives the keeper.
 
 use super::agent_client::DEADLINE;
 use super::control::ConnectionId;
@@ -90,6 +90,9 @@ impl Network {
             let spec = net_device(index);
             let Device::Net { name, mac } = &spec else { continue };
             let (tap, file) = tap::make(&mut socket)?;
+            if let Some(namespace) = namespace.clone() {
+                undo::note(dir, &Undo::Tap { namespace, interface: tap.index })?;
+            }
             taps.insert(name.clone(), file.into());
             ports.push(Port { tap, device: *mac, interface: None });
             devices.push(spec);

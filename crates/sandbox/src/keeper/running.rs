@@ -335,11 +335,7 @@ impl Keeper {
     fn advance(&mut self, reporter: &mut Reporter) {
         self.deliver_exec_ends();
         match self.phase {
-            Phase::Booting { hooks_done: true, hello: true, .. } => {
-                if self.send_interfaces() {
-                    self.send_setup();
-                }
-            }
+            Phase::Booting { hooks_done: true, hello: true, .. } => self.send_setup(),
             Phase::Draining if !self.has_output(INIT_PROCESS) => {
                 reporter.status = None;
                 self.timeline.stamp("output delivered");
@@ -383,6 +379,9 @@ impl Keeper {
     }
 
     fn send_setup(&mut self) {
+        if !self.send_interfaces() {
+            return;
+        }
         self.phase = Phase::SettingUp;
         let mut setup = self.plan.guest.clone();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! What is asked of the kernel, as rtnetlink messages. Structures: Linux `include/uapi/linux/{if_link,if_addr,rtnetlink,neighbour}.h`.
 
 use guest_protocol::network::{Address, Interface, Neighbour, Route};
-use netlink::{CREATE, EXCLUSIVE, Message, REPLACE, Socket};
+use netlink::{APPEND, CREATE, EXCLUSIVE, Message, REPLACE, Socket};
 use std::net::IpAddr;
 
 /// IFLA_INET6_ADDR_GEN_MODE
@@ -91,7 +91,8 @@ pub(super) fn route(kind: u16, index: u32, route: &Route) -> Message {
     let [a, b, c, d] = route.flags.to_ne_bytes();
     let head =
         [family_of, route.prefix, 0, route.tos, MAIN, route.protocol, route.scope, UNICAST, a, b, c, d];
-    let mut message = Message::new(kind, CREATE | EXCLUSIVE, &head);
+    // Behind others to the same network: several ways may lead there.
+    let mut message = Message::new(kind, CREATE | APPEND, &head);
     if route.prefix > 0 {
         message = message.attribute(libc::RTA_DST, &octets(route.destination));
     }

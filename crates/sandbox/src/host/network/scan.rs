@@ -17,8 +17,9 @@ const BY_KERNEL: u8 = 2;
 const BY_ROUTER: u8 = 9;
 /// RTNH_F_ONLINK
 const ON_LINK: u32 = 4;
-/// RTA_VIA
+/// RTA_VIA, RTA_MULTIPATH
 const VIA: u16 = 18;
+const MULTIPATH: u16 = 9;
 /// RTAX_CC_ALGO: a text, not a number.
 const CONGESTION: u16 = 16;
 /// IFA_F_TEMPORARY (IPv6), IFA_F_DADFAILED, IFA_F_PERMANENT
@@ -66,7 +67,7 @@ pub fn scan(socket: &mut Socket) -> Result<Vec<Found>, NetworkError> {
     let addresses = dump(libc::RTM_GETADDR, &[0; 8], "addresses")?;
     let routes = dump(libc::RTM_GETROUTE, &[0; 12], "routes")?;
     let neighbours = dump(libc::RTM_GETNEIGH, &[0; 12], "neighbours")?;
-    let routes: Vec<_> = routes.iter().filter_map(|(_, body)| route(body)).collect();
+    let routes: Vec<_> = routes.iter().flat_map(|(_, body)| route(body)).collect();
     for Found { index, interface } in &mut found {
         let of_it = addresses.iter().filter_map(|(_, body)| address(body, &interface.name));
         interface.addresses = of_it.filter(|(of, _)| of == index).map(|(_, address)| address).collect();
@@ -78,6 +79,21 @@ pub fn scan(socket: &mut Socket) -> Result<Vec<Found>, NetworkError> {
         interface.neighbours = of_it.filter(|(of, _)| of == index).map(|(_, neighbour)| neighbour).collect();
     }
     Ok(found)
+}
+
+/// The numbers of the namespace's taps that have a name as ours.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn taps(socket: &mut Socket) -> Result<Vec<u32>, NetworkError> {
+    let links = socket
+        .dump(&Message::new(libc::RTM_GETLINK, 0, &[0; 16]))
+        .map_err(NetworkError::kernel("listing interfaces of the network namespace"))?;
+    let tap = |body: &Vec<u8>| {
+        let all = attributes(body.get(16..)?);
+        is_our_tap(&all.text(libc::IFLA_IFNAME)?, &all).then(|| number(body, 4)).flatten()
+    };
+    Ok(links.iter().filter_map(|(_, body)| tap(body)).collect())
 }
 
 /// The number of the interface of this name.
@@ -184,8 +200,45 @@ fn address(body: &[u8], interface: &str) -> Option<(u32, Address)> {
     Some((number(body, 4)?, found))
 }
 
-/// `struct rtmsg`. A route with several next hops is none of one interface, and left out.
-fn route(body: &[u8]) -> Option<KernelRoute> {
+/// `struct rtmsg`. A route with several next hops becomes one route for each.
+fn route(body: &[u8]) -> Vec<KernelRoute> {
+    let Some((hops, route)) = plain_route(body) else { return Vec::new() };
+    let through = |hop: Hop| {
+        let route = Route { gateway: hop.gateway, flags: hop.flags & ON_LINK, ..route.clone() };
+        KernelRoute { through: hop.through, route }
+    };
+    hops.into_iter().map(through).collect()
+}
+
+/// A next hop.
+struct Hop {
+    through: u32,
+    gateway: Option<IpAddr>,
+    flags: u32,
+}
+
+impl Hop {
+    fn new(through: u32, flags: u32, all: &Attributes<'_>) -> Self {
+        // A gateway of another family comes with its family in front.
+        let via = all.value(VIA).and_then(|value| ip(value.get(2..)?));
+        Hop { through, gateway: all.value(libc::RTA_GATEWAY).and_then(ip).or(via), flags }
+    }
+
+    /// `struct rtnexthop`, one after another, each with attributes of its own.
+    fn list(mut bytes: &[u8]) -> Vec<Self> {
+        let mut hops = Vec::new();
+        while let Some(head) = bytes.first_chunk::<8>() {
+            let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
+            let (Some(through), Some(own)) = (number(bytes, 4), bytes.get(8..length)) else { break };
+            hops.push(Hop::new(through, u32::from(head[2]), &attributes(own)));
+            bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        hops
+    }
+}
+
+/// The next hops, and a route without one.
+fn plain_route(body: &[u8]) -> Option<(Vec<Hop>, Route)> {
     let head: &[u8; 12] = body.first_chunk()?;
     let all = attributes(&body[12..]);
     let table = all.number(libc::RTA_TABLE).unwrap_or(u32::from(head[4]));
@@ -197,8 +250,10 @@ fn route(body: &[u8]) -> Option<KernelRoute> {
         libc::AF_INET6 => IpAddr::from([0; 16]),
         _ => return None,
     };
-    // A gateway of another family comes with its family in front.
-    let via = all.value(VIA).and_then(|value| ip(value.get(2..)?));
+    let hops = match all.number(libc::RTA_OIF) {
+        Some(through) => vec![Hop::new(through, number(body, 8)?, &all)],
+        None => Hop::list(all.value(MULTIPATH)?),
+    };
     let metrics = all.value(libc::RTA_METRICS).map(attributes).into_iter().flatten();
     let metrics = metrics.filter(|(kind, _)| *kind != CONGESTION);
     let metrics =
@@ -206,16 +261,16 @@ fn route(body: &[u8]) -> Option<KernelRoute> {
     let route = Route {
         destination: all.value(libc::RTA_DST).and_then(ip).unwrap_or(nowhere),
         prefix: head[1],
-        gateway: all.value(libc::RTA_GATEWAY).and_then(ip).or(via),
+        gateway: None,
         source: all.value(libc::RTA_PREFSRC).and_then(ip),
         metric: all.number(libc::RTA_PRIORITY),
         tos: head[3],
         scope: head[6],
         protocol: head[5],
-        flags: number(body, 8)? & ON_LINK,
+        flags: 0,
         metrics: metrics.collect(),
     };
-    Some(KernelRoute { through: all.number(libc::RTA_OIF)?, route })
+    Some((hops, route))
 }
 
 /// `struct ndmsg`

@@ -55,6 +55,23 @@ pub fn make(socket: &mut Socket) -> Result<(Tap, File), NetworkError> {
     Ok((Tap { name, index }, file))
 }
 
+/// Removes a tap of ours; that there is none is no error.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn remove(socket: &mut Socket, index: u32) -> Result<(), NetworkError> {
+    let failed = NetworkError::kernel("removing a tap");
+    let numbers = [0, index, 0, 0].map(u32::to_ne_bytes);
+    // The number may be another's by now.
+    if !super::scan::taps(socket)?.contains(&index) {
+        return Ok(());
+    }
+    match socket.request(Message::new(libc::RTM_DELLINK, 0, numbers.as_flattened())) {
+        Err(rustix::io::Errno::NODEV) => Ok(()),
+        result => result.map_err(failed),
+    }
+}
+
 impl Tap {
     /// Brings it up with this MTU, without an address: nothing but the guest speaks there.
     ///

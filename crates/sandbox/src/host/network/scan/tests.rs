@@ -18,10 +18,9 @@ fn address_of(family: i32, prefix: u8, flags: u32, fill: impl FnOnce(Message) ->
 fn route_of(family: i32, prefix: u8, protocol: u8, fill: impl FnOnce(Message) -> Message) -> Option<Route> {
     let head = [family as u8, prefix, 0, 0, 254, protocol, 0, 1, 4, 0, 0, 0];
     let message = Message::new(libc::RTM_NEWROUTE, 0, &head).attribute(libc::RTA_OIF, &INDEX.to_ne_bytes());
-    route(fill(message).body()).map(|found| {
-        assert_eq!(found.through, INDEX);
-        found.route
-    })
+    let found = route(fill(message).body()).pop()?;
+    assert_eq!(found.through, INDEX);
+    Some(found.route)
 }
 
 fn link_of(kind: u16, name: &str, fill: impl FnOnce(Message) -> Message) -> Option<Interface> {
@@ -97,7 +96,24 @@ fn routes_keep_gateway_metric_and_path_mtu() {
     assert_eq!(found.destination, IpAddr::from([0; 4]));
     assert!(found.gateway.unwrap().is_ipv6());
     let local = [libc::AF_INET as u8, 32, 0, 0, 255, 2, 254, 2, 0, 0, 0, 0];
-    assert!(route(Message::new(0, 0, &local).body()).is_none(), "another table, another kind");
+    assert!(route(Message::new(0, 0, &local).body()).is_empty(), "another table, another kind");
+}
+
+#[test]
+fn each_next_hop_is_a_route() {
+    let head = [libc::AF_INET6 as u8, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0];
+    let hop = |through: u32, flags: u8, last: u8| {
+        let gateway = [20, 0, libc::RTA_GATEWAY as u8, 0].into_iter().chain([0xfe; 15]).chain([last]);
+        [28, 0, flags, 0].into_iter().chain(through.to_ne_bytes()).chain(gateway).collect::<Vec<u8>>()
+    };
+    let message = Message::new(libc::RTM_NEWROUTE, 0, &head)
+        .attribute(MULTIPATH, &[hop(7, 0, 1), hop(9, ON_LINK as u8, 2)].concat());
+    let found = route(message.body());
+    let hops: Vec<_> = found.iter().map(|r| (r.through, r.route.gateway.unwrap(), r.route.flags)).collect();
+    let gateway =
+        |last| IpAddr::from(<[u8; 16]>::try_from([[0xfe; 15].as_slice(), &[last]].concat()).unwrap());
+    assert_eq!(hops, [(7, gateway(1), 0), (9, gateway(2), ON_LINK)]);
+    assert!(Hop::list(&[8, 0, 0, 0, 1, 0, 0, 0, 99, 0]).len() == 1, "cut");
 }
 
 #[test]
