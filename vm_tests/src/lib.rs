@@ -33,7 +33,7 @@ pub use container::Container;
 pub use guest::{Guest, PARAMETERS, initramfs, kernel};
 pub use leak::{Leaks, processes_with};
 pub use machine::{Machine, ctl, on_kvm};
-pub use network::{Network, OURS, PEER};
+pub use network::{Network, OURS, PEER, make_taps_stay};
 pub use programs::Programs;
 pub use sandbox::Sandbox;
 pub use tap::Tap;

@@ -4,6 +4,7 @@ use crate::bundle::Bundle;
 use crate::command::Command;
 use crate::sandbox::Sandbox;
 use crate::wait::until;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -145,4 +146,27 @@ impl Drop for Network {
 #[track_caller]
 fn ip(words: &[&str]) -> String {
     Command::new("ip").args(words).ok()
+}
+
+/// Does what a VMM can that a guest has taken over: its taps stay when it ends (TUNSETPERSIST). Says how many there were.
+///
+/// # Panics
+/// When its descriptors cannot be reached.
+#[expect(unsafe_code, reason = "ioctl of the tap driver")]
+pub fn make_taps_stay(vmm: u32) -> usize {
+    use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+    let pid = Pid::from_raw(vmm as i32).expect("a pid");
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("opening a process");
+    let mut taps = 0;
+    for entry in std::fs::read_dir(format!("/proc/{vmm}/fd")).expect("listing descriptors").flatten() {
+        let number = entry.file_name().to_string_lossy().parse().expect("a number");
+        if std::fs::read_link(entry.path()).is_ok_and(|path| path.ends_with("net/tun")) {
+            let tap = pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()).expect("copying a descriptor");
+            // SAFETY: TUNSETPERSIST takes its argument by value.
+            let result = unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETPERSIST, 1) };
+            assert_eq!(result, 0, "TUNSETPERSIST: {}", std::io::Error::last_os_error());
+            taps += 1;
+        }
+    }
+    taps
 }

@@ -2,7 +2,9 @@
 
 use serde_json::json;
 use std::fs;
-use vm_tests::{Bundle, Command, Container, Network, OURS, PEER, Sandbox, send_signal, until};
+use vm_tests::{
+    Bundle, Command, Container, Network, OURS, PEER, Sandbox, make_taps_stay, send_signal, until,
+};
 
 /// Bytes of the streams.
 const STREAM: usize = 64 << 20;
@@ -163,13 +165,17 @@ fn delete_leaves_the_namespace_as_it_was_whoever_was_killed() {
         network.everything()
     };
     let before = look();
-    let deaths: [fn(&Container<'_>); 4] = [
+    let deaths: [fn(&Container<'_>); 5] = [
         |container| container.kill("KILL"),
         |container| send_signal(container.pid(), libc::SIGKILL),
         |container| send_signal(container.vmm_pid(), libc::SIGKILL),
         |container| {
             send_signal(container.pid(), libc::SIGSTOP);
             send_signal(container.vmm_pid(), libc::SIGKILL);
+        },
+        |container| {
+            assert_eq!(make_taps_stay(container.vmm_pid()), 1);
+            send_signal(container.pid(), libc::SIGKILL);
         },
     ];
     for death in deaths {
