@@ -127,3 +127,61 @@ pub(super) fn neighbour(kind: u16, index: u32, neighbour: &Neighbour) -> Message
         .attribute(libc::NDA_DST, &octets(neighbour.address))
         .attribute(libc::NDA_LLADDR, &neighbour.mac)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netlink::attributes;
+
+    fn plain(address: &str) -> Address {
+        let (peer, broadcast, label) = Default::default();
+        Address { address: address.parse().unwrap(), prefix: 24, peer, broadcast, label, scope: 0, flags: 0 }
+    }
+
+    #[test]
+    fn addresses_of_ipv6_are_not_looked_for_again() {
+        let flags = |text: &str| {
+            let message = address(libc::RTM_NEWADDR, 7, &plain(text));
+            let all = attributes(&message.body()[8..]);
+            assert_eq!(all.value(libc::IFA_LOCAL), all.value(libc::IFA_ADDRESS));
+            (message.body()[..4].to_vec(), all.number(libc::IFA_FLAGS).unwrap())
+        };
+        assert_eq!(flags("10.1.0.2"), (vec![libc::AF_INET as u8, 24, 0, 0], 0));
+        assert_eq!(flags("fd00::2"), (vec![libc::AF_INET6 as u8, 24, 0, 0], NODAD));
+        let peer = Address { peer: "10.1.0.1".parse().ok(), label: Some("e:1".into()), ..plain("10.1.0.2") };
+        let message = address(libc::RTM_NEWADDR, 7, &peer);
+        let all = attributes(&message.body()[8..]);
+        assert_eq!(all.value(libc::IFA_ADDRESS), Some([10, 1, 0, 1].as_slice()));
+        assert_eq!(all.text(libc::IFA_LABEL).as_deref(), Some("e:1"));
+    }
+
+    #[test]
+    fn a_gateway_of_the_other_family_says_which_one() {
+        let default = Route {
+            destination: "0.0.0.0".parse().unwrap(),
+            prefix: 0,
+            gateway: "fe80::1".parse().ok(),
+            source: None,
+            metric: Some(5),
+            tos: 0,
+            scope: 0,
+            protocol: 3,
+            flags: 4,
+            metrics: vec![(2, 1300)],
+        };
+        let message = route(libc::RTM_NEWROUTE, 7, &default);
+        let body = message.body();
+        assert_eq!(body[..8], [libc::AF_INET as u8, 0, 0, 0, MAIN, 3, 0, UNICAST]);
+        let all = attributes(&body[12..]);
+        assert_eq!((all.value(libc::RTA_DST), all.value(libc::RTA_GATEWAY)), (None, None));
+        assert_eq!(all.value(VIA).unwrap()[..4], [libc::AF_INET6 as u8, 0, 0xfe, 0x80]);
+        assert_eq!((all.number(libc::RTA_PRIORITY), all.number(libc::RTA_OIF)), (Some(5), Some(7)));
+        assert_eq!(attributes(all.value(libc::RTA_METRICS).unwrap()).number(2), Some(1300));
+        let same = Route { gateway: "10.0.0.1".parse().ok(), metrics: vec![], ..default };
+        let message = route(libc::RTM_NEWROUTE, 7, &same);
+        assert_eq!(
+            attributes(&message.body()[12..]).value(libc::RTA_GATEWAY),
+            Some([10, 0, 0, 1].as_slice())
+        );
+    }
+}

@@ -125,3 +125,44 @@ fn cookie_of(body: &[u8]) -> Option<&[u8]> {
     let action = options.value(TCA_U32_ACT).and_then(|actions| attributes(actions).value(FIRST_ACTION));
     Some(action.and_then(|action| attributes(action).value(TCA_ACT_COOKIE)).unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COOKIE: Cookie = *b"0123456789abcdef";
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn the_discipline_is_what_tc_asks_for() {
+        let message = new_discipline(7);
+        let head = [0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0xff, 0xff, 0xf1, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+        assert_eq!(message.body()[..HEADER], head);
+        assert_eq!(message.body()[HEADER..], *b"\x0c\0\x01\0ingress\0");
+    }
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn the_filter_matches_all_and_sends_it_out_elsewhere() {
+        let message = new_filter(7, 9, &COOKIE);
+        // Priority 1, ETH_P_ALL (3) in network byte order.
+        assert_eq!(message.body()[8..HEADER], [0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 3, 1, 0]);
+        let options = attributes(attributes(&message.body()[HEADER..]).value(TCA_OPTIONS).unwrap());
+        let selector = options.value(TCA_U32_SEL).unwrap();
+        assert_eq!((selector.len(), selector[0], selector[2]), (32, TERMINAL, 1));
+        assert!(selector[16..].iter().all(|byte| *byte == 0), "a key that compares nothing");
+        let action = attributes(attributes(options.value(TCA_U32_ACT).unwrap()).value(FIRST_ACTION).unwrap());
+        assert_eq!(action.text(TCA_ACT_KIND).as_deref(), Some("mirred"));
+        let mirred = attributes(action.value(TCA_ACT_OPTIONS).unwrap()).value(TCA_MIRRED_PARMS).unwrap();
+        assert_eq!((mirred.len(), mirred[8], mirred[20], mirred[24]), (28, 4, 1, 9));
+    }
+
+    #[test]
+    fn ours_is_told_from_others() {
+        assert_eq!(cookie_of(new_filter(7, 9, &COOKIE).body()), Some(COOKIE.as_slice()));
+        let other = message(libc::RTM_NEWTFILTER, 0, 7, 0, HANDLE, 0).text(TCA_KIND, "bpf");
+        assert_eq!(cookie_of(other.clone().nested(TCA_OPTIONS, |m| m).body()), Some([].as_slice()));
+        let table = message(libc::RTM_NEWTFILTER, 0, 7, 0, HANDLE, 0).text(TCA_KIND, "u32");
+        assert_eq!(cookie_of(table.nested(TCA_OPTIONS, |m| m.attribute(4, &[1])).body()), None);
+    }
+}
