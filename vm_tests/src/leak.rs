@@ -45,20 +45,23 @@ impl Leaks {
             let _ = fs::remove_dir(&group);
         }
         found.extend(self.files());
-        // Taps of other tests, which run meanwhile, have their tags.
+        // Taps and namespaces of other tests, which run meanwhile, have their tags.
         let ours = |name: &&String| !name.starts_with(TAG) || **name == self.tag;
         let interfaces = names("/sys/class/net");
         found.extend(interfaces.difference(&self.interfaces).filter(ours).map(|i| format!("interface {i}")));
-        found.extend(
-            names("/run/netns").difference(&self.named_namespaces).map(|n| format!("network namespace {n}")),
-        );
+        let ours = |name: &&String| !name.starts_with(TAG) || name.starts_with(&self.tag);
+        let namespaces = names("/run/netns");
+        let new = namespaces.difference(&self.named_namespaces).filter(ours);
+        found.extend(new.map(|n| format!("network namespace {n}")));
         found
     }
 
     fn mounts(&self) -> Vec<PathBuf> {
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let places = table.lines().filter_map(|line| line.split(' ').nth(4));
-        places.filter(|place| place.contains(&self.tag)).map(PathBuf::from).rev().collect()
+        // Named network namespaces are mounts too, and looked for by their names.
+        let ours = |place: &&str| place.contains(&self.tag) && !place.starts_with("/run/netns/");
+        places.filter(ours).map(PathBuf::from).rev().collect()
     }
 
     /// Control groups whose path has our tag, the deepest first. Tests put it into the names of groups they choose.

@@ -180,9 +180,10 @@ fn end_to_end(root: &Path) -> Result<()> {
 
 /// Which tests run in the lab on each of [`MACHINES`], one after another: few that show the whole way. CONTRIBUTING.md says how to run all
 /// tests there.
-const IN_LAB: [&str; 5] = [
+const IN_LAB: [&str; 6] = [
     "exec::exec_takes_user_directory_environment_and_passes_streams_and_exit_code",
     "hooks::host_hooks_run_in_order_with_the_state_on_their_input",
+    "network::an_interface_that_comes_by_a_hook_or_before_start_is_there",
     "pause::a_paused_container_stands_still_until_it_is_resumed",
     "run::the_exit_code_is_the_programs",
     "stdio::every_byte_passes_both_ways_and_end_of_input_arrives",

@@ -39,6 +39,7 @@ impl Server {
             RequestBody::Processes { container } => self.processes(&container).map(Some),
             RequestBody::Statistics { container } => self.statistics(&container).map(Some),
             RequestBody::Update { container, limits } => self.update(&container, &limits).map(Some),
+            RequestBody::Interfaces(interfaces) => self.network.set(interfaces).map(|()| Some(Reply::Done)),
             RequestBody::Shutdown => {
                 log::debug("the host asks to power off");
                 power::write_back();

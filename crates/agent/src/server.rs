@@ -10,6 +10,7 @@ use crate::container::task::{Progress, Task};
 use crate::container::{Container, Remains};
 use crate::error::{Doing, Result};
 use crate::link::Link;
+use crate::machine::network::Network;
 use crate::streams::{Direction, Streams, TaskKey};
 use crate::sys;
 use guest_protocol::message::{AgentError, Event, FromAgent, INIT_PROCESS, Reply};
@@ -35,6 +36,8 @@ pub struct Server {
     pub streams: Streams,
     /// The key of the last task.
     pub last_key: TaskKey,
+    /// The machine's network interfaces.
+    pub network: Network,
     signals: OwnedFd,
 }
 
@@ -55,7 +58,8 @@ impl Server {
     pub fn new(link: Link) -> Result<Server> {
         let signals = sys::signal_fd(sys::SignalSet::Child).doing(|| "watch for SIGCHLD".into())?;
         let (containers, tasks, ended, streams) = Default::default();
-        Ok(Server { link, containers, tasks, ended, streams, last_key: 0, signals })
+        let network = Network::default();
+        Ok(Server { link, containers, tasks, ended, streams, last_key: 0, network, signals })
     }
 
     /// Runs until the host is gone.

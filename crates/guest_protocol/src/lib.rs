@@ -4,7 +4,7 @@
 //!   keeper (host)                                            clear-agent (guest, PID 1)
 //!   Mux ◄── bytes of one channel (virtio-serial, vsock) ► Mux [mux]: many streams over one channel
 //!     control stream: frames ◄────────────────────► frames   [frame]: length-prefixed, bounded
-//!         Request ──►            ◄── Hello, Reply, Event     [message]
+//!         Request ──►            ◄── Hello, Reply, Event     [message], [network]
 //!     stdio streams: raw bytes, half-close = end of file
 //! ```
 //!
@@ -16,9 +16,10 @@
 pub mod frame;
 pub mod message;
 pub mod mux;
+pub mod network;
 
 /// Version of everything in this crate. The agent states it in its [`message::Hello`]; the host refuses any other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Name of the virtio-serial port that carries the [`mux`].
 pub const CHANNEL_NAME: &str = "clear.agent";

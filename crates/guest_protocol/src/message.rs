@@ -3,6 +3,7 @@
 //! ```text
 //!   agent                               keeper
 //!     Hello ─────────────────────────►   version and boot stamps, once
+//!     ◄───────────────────────── Request{id, Interfaces}   once they are known; again when that changes
 //!     ◄───────────────────────── Request{id, Setup}    all guest steps of a container, in order
 //!     Reply{id, Done} ───────────────►
 //!     ◄───────────────────────── Request{id, Start | Exec | Signal | ...}
@@ -14,6 +15,7 @@
 //! seccomp policy to its BPF program), so the agent stays small and this file holds plain numbers whose source
 //! is named. Paths are those of the container unless said otherwise.
 
+use crate::network::Interface;
 use serde::{Deserialize, Serialize};
 
 /// Any message of the agent.
@@ -119,6 +121,9 @@ pub enum RequestBody {
         /// The new limits.
         limits: Box<CgroupLimits>,
     },
+    /// Have these network interfaces besides loopback, set up as they say; those that are set up so already stay as they are.
+    /// Network devices that none of them names are put away. Reply: [`Reply::Done`].
+    Interfaces(Vec<Interface>),
     /// Write back all file systems, end the control stream, and wait for the host to cut the power. No reply.
     Shutdown,
 }

@@ -17,6 +17,7 @@ pub mod qemu;
 mod spawn;
 
 use machine_spec::MachineSpec;
+use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -42,6 +43,8 @@ pub struct DonatedFds {
     pub console: OwnedFd,
     /// Where the VMM's own messages go (its standard output and error).
     pub log: OwnedFd,
+    /// Taps by the names of the spec's network devices, each attached with IFF_VNET_HDR.
+    pub taps: BTreeMap<String, OwnedFd>,
 }
 
 /// A machine that was started.
@@ -110,6 +113,9 @@ pub enum BootError {
         /// For example `a vsock device`.
         what: &'static str,
     },
+    /// A network device without its host end.
+    #[error("starting the machine: no tap was donated for network device {0:?}")]
+    NoTap(String),
     /// A file of the spec is missing or unreadable.
     #[error("opening the machine's {what} {}: {source}", path.display())]
     File {

@@ -1,6 +1,6 @@
 //! What the backends share: a VMM as a child process, and what is looked at before one is started.
 
-use crate::{BootError, ExitReason};
+use crate::{BootError, DonatedFds, ExitReason};
 use machine_spec::{Device, MachineSpec};
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::File;
@@ -85,10 +85,29 @@ pub fn check_files(spec: &MachineSpec) -> Result<(), BootError> {
             Device::Block { path, .. } => readable("disk", path)?,
             Device::Pmem { path, .. } => readable("image", path)?,
             Device::Share { path, .. } => readable("shared directory", path)?,
-            Device::AgentChannel { .. } | Device::Vsock { .. } => {}
+            Device::AgentChannel { .. } | Device::Vsock { .. } | Device::Net { .. } => {}
         }
     }
     Ok(())
+}
+
+/// The donated taps of the spec's network devices, by their names, in the spec's order.
+///
+/// # Errors
+/// The first device without one.
+pub fn taps<'a>(
+    spec: &'a MachineSpec,
+    fds: &'a DonatedFds,
+) -> Result<Vec<(&'a str, BorrowedFd<'a>)>, BootError> {
+    let names = spec.devices.iter().filter_map(|device| match device {
+        Device::Net { name, .. } => Some(name),
+        _ => None,
+    });
+    let tap = |name: &'a String| match fds.taps.get(name) {
+        Some(tap) => Ok((name.as_str(), tap.as_fd())),
+        None => Err(BootError::NoTap(name.clone())),
+    };
+    names.map(tap).collect()
 }
 
 /// Two connected stream sockets: the launcher's end and the VMM's.

@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "pre_exec runs raw system calls between fork and exec")]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -23,14 +23,15 @@ pub fn spawn(
     program: &Path,
     args: &[String],
     donated: &[BorrowedFd<'_>],
-    log: OwnedFd,
+    log: BorrowedFd<'_>,
     capabilities: u64,
 ) -> io::Result<Child> {
     let keep: Vec<i32> = donated.iter().map(AsRawFd::as_raw_fd).collect();
     // SAFETY: getpid(2) has no preconditions.
     let parent = unsafe { libc::getpid() };
     let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).env_clear();
+    command.args(args).stdin(Stdio::null()).env_clear();
+    command.stdout(log.try_clone_to_owned()?).stderr(log.try_clone_to_owned()?);
     // SAFETY: the closure makes only async-signal-safe system calls and allocates nothing.
     unsafe {
         command.pre_exec(move || {

@@ -1,7 +1,7 @@
 //! What a virtual machine is, as pure data: the contract between whoever plans a machine and the
 //! program that runs it.
 //!
-//! A [`MachineSpec`] names everything up front (block serials, share tags, the agent port), so nothing a VMM
+//! A [`MachineSpec`] names everything up front (block serials, share tags, network devices, the agent port), so nothing a VMM
 //! learns while it boots has to travel back up. It holds no handles: file descriptors that a machine needs
 //! are donated beside it by the launcher.
 //!
@@ -126,6 +126,13 @@ pub enum Device {
         /// Refuse writes on the host side.
         readonly: bool,
     },
+    /// A network interface on a tap that the launcher donates under this device's name.
+    Net {
+        /// Name of the donated tap.
+        name: String,
+        /// Address by which the guest finds the device; it may give itself another one.
+        mac: [u8; 6],
+    },
 }
 
 /// A spec that cannot be a machine.
@@ -158,6 +165,9 @@ pub enum SpecError {
     /// chassis clear needs KVM; use microvm or q35 for emulation
     #[error("chassis clear needs KVM; use microvm or q35 for emulation")]
     ClearWithoutKvm,
+    /// network device {0:?} has no address of a single interface
+    #[error("network device {0:?} has no address of a single interface")]
+    Mac(String),
     /// pmem image length {0} is not a multiple of 2 MiB
     #[error("pmem image length {0} is not a multiple of 2 MiB")]
     PmemSize(u64),
@@ -170,6 +180,7 @@ impl Device {
             Device::AgentChannel { port } => Some(port),
             Device::Block { serial, .. } => Some(serial),
             Device::Share { tag, .. } => Some(tag),
+            Device::Net { name, .. } => Some(name),
             Device::Pmem { .. } | Device::Vsock { .. } => None,
         }
     }
@@ -219,6 +230,11 @@ impl MachineSpec {
                 if !names.insert(name) {
                     return Err(SpecError::DuplicateName(name.to_string()));
                 }
+            }
+            if let Device::Net { name, mac } = device
+                && (mac[0] & 1 != 0 || *mac == [0; 6])
+            {
+                return Err(SpecError::Mac(name.clone()));
             }
             if let Device::Pmem { size, .. } = device {
                 if self.chassis == Chassis::Microvm {
@@ -282,6 +298,10 @@ mod tests {
             s.devices = vec![Device::AgentChannel { port: "a,b".into() }];
         };
         assert_eq!(with(comma), SpecError::DeviceName("a,b".into()));
+        let group = |s: &mut MachineSpec| {
+            s.devices = vec![Device::Net { name: "net0".into(), mac: [1, 0, 0, 0, 0, 1] }]
+        };
+        assert_eq!(with(group), SpecError::Mac("net0".into()));
         let pmem = |s: &mut MachineSpec| s.devices = vec![Device::Pmem { path: "/p".into(), size: 2 << 20 }];
         assert_eq!(with(pmem), SpecError::PmemOnMicrovm);
     }

@@ -16,6 +16,7 @@ mod lifecycle;
 mod logs;
 mod machine_size;
 mod mini_os;
+mod network;
 mod pause;
 mod run;
 mod stdio;

@@ -82,7 +82,7 @@ fn is_ours(port: &str) -> bool {
 }
 
 /// Asks until there is an answer or [`DEADLINE`] has passed. Drivers probe in the background for some milliseconds.
-fn wait_for<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn wait_for<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     let mut pause = Duration::from_micros(200);
     loop {

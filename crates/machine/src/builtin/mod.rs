@@ -1,8 +1,8 @@
 //! clear-vmm as the program behind a [`MachineSpec`].
 //!
 //! ```text
-//!   MachineSpec ─► JSON in a memfd ─┐
-//!   agent channel, control, console ┴─► donated descriptors ─► clear-vmm run --spec fd:N --agent fd:N --control fd:N
+//!   MachineSpec ─► JSON in a memfd ───────┐
+//!   agent channel, control, console, taps ┴─► donated descriptors ─► clear-vmm run --spec fd:N --agent fd:N --control fd:N --tap NAME=fd:N
 //! ```
 
 mod args;
@@ -42,18 +42,22 @@ impl Vmm for ClearVmm {
         let (link, vmm_link) = process::socket_pair()?;
         let (control, vmm_control) = process::socket_pair()?;
         let console = spec.console.then(|| fds.console.as_fd());
+        let taps = process::taps(spec, &fds)?;
         let numbers = args::FdNumbers {
             spec: json.as_raw_fd(),
             link: vmm_link.as_raw_fd(),
             control: vmm_control.as_raw_fd(),
             console: console.map(|console| console.as_raw_fd()),
+            taps: taps.iter().map(|(name, tap)| (*name, tap.as_raw_fd())).collect(),
         };
         let mut donated = vec![json.as_fd(), vmm_link.as_fd(), vmm_control.as_fd()];
         donated.extend(console);
+        donated.extend(taps.iter().map(|(_, tap)| tap));
         let shares = spec.devices.iter().any(|d| matches!(d, Device::Share { .. }));
         let capabilities = spawn::JAIL_CAPABILITIES | if shares { spawn::SHARE_CAPABILITIES } else { 0 };
-        let child = spawn::spawn(&self.program, &args::args(numbers), &donated, fds.log, capabilities)
-            .map_err(|source| BootError::Spawn { program: self.program.clone(), source })?;
+        let child =
+            spawn::spawn(&self.program, &args::args(&numbers), &donated, fds.log.as_fd(), capabilities)
+                .map_err(|source| BootError::Spawn { program: self.program.clone(), source })?;
         let process = VmmProcess::new(child)?;
         Ok(Box::new(ClearMachine { process, link: Some(link), control: control::Control::new(control) }))
     }

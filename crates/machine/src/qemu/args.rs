@@ -4,17 +4,19 @@ use machine_spec::{Accelerator, Chassis, Device, MachineSpec};
 
 /// Numbers that the donated file descriptors have in QEMU.
 #[derive(Debug, Clone, Copy)]
-pub struct FdNumbers {
+pub struct FdNumbers<'a> {
     /// Agent channel.
     pub link: i32,
     /// QMP monitor.
     pub monitor: i32,
     /// Guest console.
     pub console: i32,
+    /// Taps by the names of their devices.
+    pub taps: &'a [(&'a str, i32)],
 }
 
 /// The arguments after the program's name.
-pub fn args(spec: &MachineSpec, fds: FdNumbers) -> Vec<String> {
+pub fn args(spec: &MachineSpec, fds: FdNumbers<'_>) -> Vec<String> {
     let mut args = Args(Vec::new());
     args.add("-name", format!("{},process=clear-qemu", escape(&spec.name)));
     args.flag("-nodefaults");
@@ -94,7 +96,7 @@ impl Args {
         self.0.push(value.into());
     }
 
-    fn device(&mut self, chassis: Chassis, index: usize, device: &Device, fds: FdNumbers) {
+    fn device(&mut self, chassis: Chassis, index: usize, device: &Device, fds: FdNumbers<'_>) {
         let bus = if chassis == Chassis::Microvm { "device" } else { "pci" };
         match device {
             Device::AgentChannel { port } => {
@@ -130,6 +132,15 @@ impl Args {
                     ),
                 );
                 self.add("-device", format!("virtio-9p-{bus},fsdev=share{index},mount_tag={}", escape(tag)));
+            }
+            Device::Net { name, mac } => {
+                // One without a tap is refused before it comes here.
+                let Some((_, fd)) = fds.taps.iter().find(|(tap, _)| tap == name) else { return };
+                let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+                // No boot code: nothing boots from the network.
+                let rom = if chassis == Chassis::Microvm { "" } else { ",romfile=" };
+                self.add("-netdev", format!("tap,id=net{index},fd={fd},vhost=off"));
+                self.add("-device", format!("virtio-net-{bus},netdev=net{index},mac={mac}{rom}"));
             }
         }
     }
@@ -167,7 +178,7 @@ mod tests {
         }
     }
 
-    const FDS: FdNumbers = FdNumbers { link: 10, monitor: 11, console: 12 };
+    const FDS: FdNumbers<'_> = FdNumbers { link: 10, monitor: 11, console: 12, taps: &[("net0", 13)] };
 
     #[test]
     fn emulated_microvm_has_clocks_and_mmio_devices() {
@@ -177,6 +188,23 @@ mod tests {
         assert!(line.contains("-append quiet panic=-1"), "{line}");
         assert!(line.contains("socket,id=link,fd=10"), "{line}");
         assert!(line.contains("file.filename=/k/a,,b.erofs,"), "commas must not end a value: {line}");
+    }
+
+    #[test]
+    fn a_network_device_is_on_its_tap() {
+        let net = Device::Net { name: "net0".into(), mac: [2, 0, 0, 0xab, 0, 1] };
+        let line = |chassis| {
+            let mut spec = spec(Accelerator::Emulation, chassis);
+            spec.devices = vec![net.clone()];
+            args(&spec, FDS).join(" ")
+        };
+        let device = "-netdev tap,id=net0,fd=13,vhost=off -device virtio-net-";
+        assert!(
+            line(Chassis::Microvm).ends_with(&format!("{device}device,netdev=net0,mac=02:00:00:ab:00:01"))
+        );
+        assert!(
+            line(Chassis::Q35).ends_with(&format!("{device}pci,netdev=net0,mac=02:00:00:ab:00:01,romfile="))
+        );
     }
 
     #[test]

@@ -38,18 +38,23 @@ impl Vmm for Qemu {
         process::check_files(spec)?;
         let (link, vmm_link) = process::socket_pair()?;
         let (monitor, vmm_monitor) = process::socket_pair()?;
+        let taps = process::taps(spec, &fds)?;
+        let tap_numbers: Vec<_> = taps.iter().map(|(name, tap)| (*name, tap.as_raw_fd())).collect();
         let numbers = args::FdNumbers {
             link: vmm_link.as_raw_fd(),
             monitor: vmm_monitor.as_raw_fd(),
             console: fds.console.as_raw_fd(),
+            taps: &tap_numbers,
         };
+        let args = args::args(spec, numbers);
         let mut donated = vec![vmm_link.as_fd(), vmm_monitor.as_fd()];
+        donated.extend(taps.iter().map(|(_, tap)| tap));
         if spec.console {
             donated.push(fds.console.as_fd());
         }
         let shares = spec.devices.iter().any(|d| matches!(d, Device::Share { .. }));
         let capabilities = if shares { spawn::SHARE_CAPABILITIES } else { 0 };
-        let child = spawn::spawn(&self.program, &args::args(spec, numbers), &donated, fds.log, capabilities)
+        let child = spawn::spawn(&self.program, &args, &donated, fds.log.as_fd(), capabilities)
             .map_err(|source| BootError::Spawn { program: self.program.clone(), source })?;
         let process = VmmProcess::new(child)?;
         Ok(Box::new(QemuMachine { process, link: Some(link), monitor: qmp::Monitor::new(monitor) }))

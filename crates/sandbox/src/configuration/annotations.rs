@@ -24,7 +24,7 @@ struct Annotation {
     set: Set,
 }
 
-const ANNOTATIONS: [Annotation; 14] = [
+const ANNOTATIONS: [Annotation; 15] = [
     Annotation {
         name: "vcpus",
         key: "container.vcpus",
@@ -73,6 +73,12 @@ const ANNOTATIONS: [Annotation; 14] = [
         key: "mini_os.image_sha256",
         open: true,
         set: |c, v| into(&mut c.mini_os.image_sha256, v),
+    },
+    Annotation {
+        name: "network_model",
+        key: "network.model",
+        open: true,
+        set: |c, v| named(&mut c.network.model, v),
     },
     Annotation {
         name: "accelerator",

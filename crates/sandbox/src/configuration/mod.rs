@@ -9,12 +9,15 @@
 
 mod annotations;
 mod mini_os;
+mod network;
 mod show;
 mod vm_section;
 
 pub use annotations::PREFIX as ANNOTATION_PREFIX;
+pub use network::{Network, NetworkModel};
 
 use crate::bundle::{Bundle, text::one_line};
+use crate::host::network::MAX_DEVICES;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -36,6 +39,8 @@ pub struct Configuration {
     pub machine: Machine,
     /// `[mini_os]`
     pub mini_os: MiniOsChoice,
+    /// `[network]`
+    pub network: Network,
     /// `[runtime]`
     pub runtime: Runtime,
     /// `[security]`
@@ -345,6 +350,9 @@ impl Configuration {
         }
         if machine.boot_timeout_s == 0 {
             return Err(wrong("machine.boot_timeout_s", "must be at least 1"));
+        }
+        if self.network.min_devices > MAX_DEVICES {
+            return Err(wrong("network.min_devices", &format!("must be 0 to {MAX_DEVICES}")));
         }
         if !self.runtime.root.is_absolute() {
             return Err(wrong("runtime.root", "must be an absolute path"));

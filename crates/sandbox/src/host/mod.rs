@@ -1,7 +1,7 @@
 //! Effects on the host, each with its way back.
 //!
 //! ```text
-//!   keeper: enter(steps) ─► namespaces, control group, stage      undo::note(..) before each effect that outlives the keeper
+//!   keeper: enter(steps) ─► namespaces, control group, taps, stage      undo::note(..) before each effect that outlives the keeper
 //!   delete: undo::run()  ─► takes everything back, whoever died
 //! ```
 //!
@@ -10,6 +10,7 @@
 pub mod cgroup;
 pub mod hooks;
 pub mod namespaces;
+pub mod network;
 pub mod stage;
 pub mod undo;
 
@@ -55,6 +56,9 @@ pub enum HostError {
         /// The control group.
         path: PathBuf,
     },
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] network::NetworkError),
     /// Processes of a control group did not go away.
     #[error("removing control group {}: still in use after {seconds} s", path.display())]
     Busy {

@@ -3,12 +3,15 @@
 //! A line is on disk before its effect begins, so after kill -9 at any moment the list names at least what
 //! exists. Taking back what does not exist is no error.
 
+use super::network::redirect::{self, Cookie};
+use super::network::{self, NetworkError, tap};
 use super::{HostError, cgroup};
 use crate::state::StateDir;
+use netlink::Socket;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One effect that outlives the keeper.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +19,22 @@ use std::path::PathBuf;
 pub enum Undo {
     /// Remove a directory of a control group hierarchy, after ending what still runs in it.
     Cgroup(PathBuf),
+    /// Remove a tap, if a VMM in a guest's hands has made it stay (TUNSETPERSIST): else it has gone with the VMM.
+    Tap {
+        /// Of the tap, as a file.
+        namespace: PathBuf,
+        /// Its number there.
+        interface: u32,
+    },
+    /// Let the host's stack have an interface's packets again.
+    Redirect {
+        /// Of the interface, as a file.
+        namespace: PathBuf,
+        /// Its number there.
+        interface: u32,
+        /// By which the redirection is known to be ours.
+        cookie: Cookie,
+    },
 }
 
 /// Adds an effect that is about to begin.
@@ -34,6 +53,15 @@ pub fn note(dir: &StateDir, undo: &Undo) -> Result<(), HostError> {
         .map_err(HostError::path("writing", &path))
 }
 
+/// A namespace that is gone took everything in it along.
+fn in_namespace(
+    path: &Path,
+    undo: impl FnOnce(&mut Socket) -> Result<(), NetworkError>,
+) -> Result<(), HostError> {
+    let socket = network::socket_in(path)?;
+    Ok(socket.map_or(Ok(()), |mut socket| undo(&mut socket))?)
+}
+
 /// Takes everything back, the last effect first. Goes on after a failure.
 ///
 /// # Errors
@@ -46,6 +74,12 @@ pub fn run(dir: &StateDir) -> Result<(), HostError> {
         let Ok(undo) = serde_json::from_str::<Undo>(line) else { continue };
         let done = match undo {
             Undo::Cgroup(path) => cgroup::remove(&path),
+            Undo::Redirect { namespace, interface, cookie } => {
+                in_namespace(&namespace, |socket| redirect::remove(socket, interface, &cookie))
+            }
+            Undo::Tap { namespace, interface } => {
+                in_namespace(&namespace, |socket| tap::remove(socket, interface))
+            }
         };
         result = result.and(done);
     }

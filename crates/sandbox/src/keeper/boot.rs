@@ -2,6 +2,7 @@
 
 use super::agent_client::AgentClient;
 use super::control::Control;
+use super::network::Network;
 use super::protocol::Progress;
 use super::pump::Direction;
 use super::running::{Keeper, Phase, Port};
@@ -69,7 +70,7 @@ fn try_boot(
     let vmm = vmm(&plan);
     let mut state = new_state(&plan, vmm.name());
     write_state(dir, &state).map_err(plain)?;
-    host_steps(dir, &mut plan, &cgroups).map_err(plain)?;
+    let (network, taps) = host_steps(dir, &mut plan, &cgroups).map_err(plain)?;
     timeline.stamp("host steps");
     let (console_ours, console_vmm) =
         UnixStream::pair().map_err(Failed::while_("preparing the console")).map_err(plain)?;
@@ -79,7 +80,8 @@ fn try_boot(
         .and_then(|(_open, path)| Control::listen(&path))
         .map_err(Failed::while_("opening the keeper's socket"))
         .map_err(plain)?;
-    let booted = vmm.boot(&plan.machine, DonatedFds { console: console_vmm.into(), log: log_vmm.into() });
+    let donated = DonatedFds { console: console_vmm.into(), log: log_vmm.into(), taps };
+    let booted = vmm.boot(&plan.machine, donated);
     let mut machine = match booted {
         Ok(machine) => machine,
         Err(e) => {
@@ -112,6 +114,7 @@ fn try_boot(
         plan,
         state,
         cgroups,
+        network,
         machine,
         channel,
         agent: AgentClient::default(),
@@ -142,21 +145,37 @@ fn vmm(plan: &SandboxPlan) -> Box<dyn Vmm> {
     }
 }
 
-/// Namespaces, control group and stage, in the plan's order.
-fn host_steps(dir: &StateDir, plan: &mut SandboxPlan, cgroups: &Cgroups) -> Result<(), Failed> {
+/// Taps by the names of their devices.
+type Taps = BTreeMap<String, OwnedFd>;
+
+/// Namespaces, control group, taps and stage, in the plan's order. The devices for the taps come to the machine's.
+fn host_steps(
+    dir: &StateDir,
+    plan: &mut SandboxPlan,
+    cgroups: &Cgroups,
+) -> Result<(Option<Network>, Taps), Failed> {
     let failed = Failed::while_::<crate::host::HostError>;
     namespaces::own_mounts().map_err(failed("preparing the host"))?;
     let stage_dir = dir.stage();
     stage::open(&stage_dir).map_err(failed("preparing the host"))?;
+    let (mut network, mut taps, mut namespace) = (None, Taps::new(), None);
     for step in &plan.host {
         match step {
+            HostStep::Taps { least } => Network::prepare(dir, namespace.take(), *least).map(|prepared| {
+                plan.machine.devices.extend(prepared.devices);
+                network = Some(prepared.network);
+                taps = prepared.taps;
+            }),
             HostStep::Cgroup { path, limits } => cgroup::enter(dir, cgroups, path, limits),
-            HostStep::NetworkNamespace { path } => namespaces::network(path.as_deref()),
+            HostStep::NetworkNamespace { path } => {
+                namespace.clone_from(path);
+                namespaces::network(path.as_deref())
+            }
             HostStep::Stage { .. } => stage::add(&stage_dir, step),
         }
         .map_err(failed("preparing the host"))?;
     }
-    Ok(())
+    Ok((network, taps))
 }
 
 /// Moves fds 0-2 away and leaves /dev/null there.

@@ -16,6 +16,7 @@
 mod agent_client;
 mod boot;
 mod control;
+mod network;
 pub mod protocol;
 pub mod pump;
 mod requests;

@@ -94,7 +94,12 @@ impl Keeper {
         self.send(body, Waiting::Command(id), DEADLINE)
     }
 
-    fn send(&mut self, body: RequestBody, who: Waiting, deadline: Duration) -> Result<(), AgentError> {
+    pub(super) fn send(
+        &mut self,
+        body: RequestBody,
+        who: Waiting,
+        deadline: Duration,
+    ) -> Result<(), AgentError> {
         self.agent
             .request(body, who, deadline)
             .map_err(|(_, reason)| AgentError::new(ErrorKind::Failed, reason))
@@ -105,14 +110,19 @@ impl Keeper {
         match self.state.status {
             Status::Created => {
                 self.timeline.stamp("start");
-                let body = RequestBody::Start { container: self.plan.id.clone() };
-                self.send(body, Waiting::Start(id), START)
+                if self.plug(id)? { Ok(()) } else { self.run_program(id) }
             }
             Status::Stopped => {
                 Err(AgentError::new(ErrorKind::Invalid, "cannot start a container that has stopped"))
             }
             _ => Err(AgentError::new(ErrorKind::Invalid, "cannot start an already running container")),
         }
+    }
+
+    /// Has the agent execute the container's program.
+    pub(super) fn run_program(&mut self, id: ConnectionId) -> Result<(), AgentError> {
+        let body = RequestBody::Start { container: self.plan.id.clone() };
+        self.send(body, Waiting::Start(id), START)
     }
 
     fn kill(&mut self, id: ConnectionId, signal: i32, all: bool) -> Result<(), AgentError> {
@@ -244,6 +254,13 @@ impl Keeper {
     ) {
         match (who, result) {
             (Waiting::Setup, result) => self.set_up(result, reporter),
+            (Waiting::Interfaces, Err(error)) => self.fail("setting up the network", &error.message),
+            (Waiting::Replugged, Err(error)) => self.warn_of_network(&error.message),
+            (Waiting::Plugged(id), Ok(_)) => {
+                if let Err(error) = self.run_program(id) {
+                    self.refuse(id, &error);
+                }
+            }
             (Waiting::Start(id), Ok(_)) => {
                 self.timeline.stamp("program started");
                 if matches!(self.phase, Phase::Alive) {
@@ -266,14 +283,16 @@ impl Keeper {
                 self.control.reply(id, &Reply::Statistics(statistics));
             }
             (Waiting::Command(id), Ok(message::Reply::Done)) => self.control.reply(id, &Reply::Done),
-            (Waiting::Start(id) | Waiting::Command(id), Err(error)) => self.refuse(id, &error),
+            (Waiting::Plugged(id) | Waiting::Start(id) | Waiting::Command(id), Err(error)) => {
+                self.refuse(id, &error);
+            }
             (Waiting::Exec(id, _) | Waiting::Command(id), Ok(_)) => {
                 self.refuse(
                     id,
                     &AgentError::new(ErrorKind::Failed, "the guest's agent gave an answer of another kind"),
                 );
             }
-            (Waiting::Nobody, _) => {}
+            (Waiting::Interfaces | Waiting::Replugged, Ok(_)) | (Waiting::Nobody, _) => {}
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::agent_client::{AgentClient, FromGuest};
 use super::control::{ConnectionId, Control};
+use super::network::Network;
 use super::protocol::{Progress, Reply};
 use super::pump::{self, Direction, Pump};
 use super::tail::Tail;
@@ -52,6 +53,12 @@ pub(super) struct Port {
 #[derive(Debug)]
 pub(super) enum Waiting {
     Setup,
+    /// The interfaces that are there when the container is created.
+    Interfaces,
+    /// Those that have come until `start`; it goes on with the answer.
+    Plugged(ConnectionId),
+    /// Those that have come later.
+    Replugged,
     Start(ConnectionId),
     Exec(ConnectionId, u32),
     Command(ConnectionId),
@@ -81,6 +88,8 @@ pub(super) struct Keeper {
     pub plan: SandboxPlan,
     pub state: StateFile,
     pub cgroups: Cgroups,
+    /// What connects interfaces of the host with the machine, unless it is to have none.
+    pub network: Option<Network>,
     pub machine: Box<dyn Machine>,
     pub channel: UnixStream,
     pub agent: AgentClient<Waiting>,
@@ -116,6 +125,7 @@ enum Source {
     Console,
     Log,
     Signals,
+    Network,
     Status,
     Listener,
     Connection(ConnectionId),
@@ -157,6 +167,9 @@ impl Keeper {
         if let Some(log) = &self.log {
             sources.push((Source::Log, log.as_fd(), PollFlags::IN));
         }
+        if let Some(network) = &self.network {
+            sources.push((Source::Network, network.changes(), PollFlags::IN));
+        }
         if let Some(status) = &reporter.status {
             sources.push((Source::Status, status.as_fd(), PollFlags::IN));
         }
@@ -185,7 +198,8 @@ impl Keeper {
             Phase::Booting { deadline, .. } | Phase::ShuttingDown { deadline } => Some(deadline),
             _ => self.patience,
         };
-        own.into_iter().chain(self.agent.next_deadline()).min()
+        let network = self.network.as_ref().filter(|_| self.follows_network()).and_then(Network::due);
+        own.into_iter().chain(network).chain(self.agent.next_deadline()).min()
     }
 
     fn handle(&mut self, source: Source, flags: PollFlags, reporter: &mut Reporter) {
@@ -205,6 +219,7 @@ impl Keeper {
                     self.log = None;
                 }
             }
+            Source::Network => self.network.iter_mut().for_each(Network::changed),
             Source::Status => self.status(reporter),
             Source::Pump(stream) => self.run_pump(stream),
         }
@@ -364,6 +379,9 @@ impl Keeper {
     }
 
     fn send_setup(&mut self) {
+        if !self.send_interfaces() {
+            return;
+        }
         self.phase = Phase::SettingUp;
         let mut setup = self.plan.guest.clone();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -433,14 +451,20 @@ impl Keeper {
             }
             Phase::ShuttingDown { deadline } if deadline <= now => self.phase = Phase::Over,
             Phase::Alive | Phase::Draining if self.patience.is_some_and(|at| at <= now) => self.drop_output(),
+            Phase::Alive if self.network.as_ref().and_then(Network::due).is_some_and(|at| at <= now) => {
+                self.follow_network()
+            }
             _ => {}
         }
         for who in self.agent.overdue(now) {
             let error = AgentError::new(ErrorKind::Failed, "the guest's agent did not answer in time");
             match who {
-                Waiting::Setup => self.fail("setting up the container", &error.message),
+                Waiting::Setup | Waiting::Interfaces => self.fail("setting up the container", &error.message),
+                Waiting::Replugged => self.warn_of_network(&error.message),
                 Waiting::Nobody => {}
-                Waiting::Start(id) | Waiting::Exec(id, _) | Waiting::Command(id) => self.refuse(id, &error),
+                Waiting::Plugged(id) | Waiting::Start(id) | Waiting::Exec(id, _) | Waiting::Command(id) => {
+                    self.refuse(id, &error)
+                }
             }
         }
     }
@@ -560,7 +584,9 @@ impl Keeper {
             reporter.failed(&failed);
         }
         for who in self.agent.abandon() {
-            if let Waiting::Start(id) | Waiting::Exec(id, _) | Waiting::Command(id) = who {
+            if let Waiting::Plugged(id) | Waiting::Start(id) | Waiting::Exec(id, _) | Waiting::Command(id) =
+                who
+            {
                 self.refuse(id, &AgentError::new(ErrorKind::NotRunning, "container not running"));
             }
         }

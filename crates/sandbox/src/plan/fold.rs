@@ -2,7 +2,8 @@
 
 use super::{HostStep, Inputs, Piece, PlanError, SandboxPlan};
 use super::{
-    devices, hooks, machine, mounts, namespaces, process, resources, rootfs, security, size, unsupported,
+    devices, hooks, machine, mounts, namespaces, network, process, resources, rootfs, security, size,
+    unsupported,
 };
 use guest_protocol::message::{Setup, Step};
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ pub fn plan(inputs: &Inputs) -> Result<SandboxPlan, PlanError> {
         rootfs::rootfs(inputs)?,
         resources::resources(inputs, &size, accelerator)?,
         namespaces::namespaces(inputs)?,
+        network::network(inputs),
         security::sysctls(inputs)?,
         mounts::mounts(inputs)?,
         devices::devices(inputs)?,
@@ -85,7 +87,8 @@ fn host_order(step: &HostStep) -> u8 {
     match step {
         HostStep::Cgroup { .. } => 0,
         HostStep::NetworkNamespace { .. } => 1,
-        HostStep::Stage { .. } => 2,
+        HostStep::Taps { .. } => 2,
+        HostStep::Stage { .. } => 3,
     }
 }
 

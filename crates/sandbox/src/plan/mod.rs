@@ -23,6 +23,7 @@ mod machine;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod network;
 mod process;
 mod resources;
 mod rootfs;
@@ -130,6 +131,14 @@ pub struct SandboxPlan {
     pub warnings: Vec<String>,
 }
 
+/// The network device number `index`: its name for the VMM, and the address by which the guest finds it. On the wire it has that of its
+/// interface.
+pub fn net_device(index: usize) -> Device {
+    // Locally administered, as those that nobody has bought are (IEEE 802, the second bit of the first byte).
+    let [.., high, low] = index.to_be_bytes();
+    Device::Net { name: format!("net{index}"), mac: [0x02, 0xc1, 0xea, 0x00, high, low] }
+}
+
 /// Name of the one share of a machine; every directory and file from the host is below it.
 pub const SHARE_TAG: &str = "share";
 
@@ -155,6 +164,12 @@ pub enum HostStep {
     NetworkNamespace {
         /// The namespace file, for example `/run/netns/x`; `None` for a new one.
         path: Option<PathBuf>,
+    },
+    /// Make taps in the network namespace and connect its interfaces with them, each with a device of the machine: one for each
+    /// interface, and at least `least`. Their names and addresses: [`net_device`].
+    Taps {
+        /// Number of devices, if there are fewer interfaces.
+        least: usize,
     },
     /// Bind a host path to `<stage>/<name>`; the stage is the directory behind [`SHARE_TAG`], on a private tmpfs.
     Stage {

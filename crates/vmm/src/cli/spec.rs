@@ -55,6 +55,32 @@ impl Fd {
     }
 }
 
+/// `NAME=fd:N`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tap {
+    name: String,
+    fd: Fd,
+}
+
+impl FromStr for Tap {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, fd) = text.split_once('=').ok_or("NAME=fd:N is expected")?;
+        Ok(Tap { name: name.to_string(), fd: fd.parse()? })
+    }
+}
+
+impl Tap {
+    /// Makes it ours.
+    ///
+    /// # Errors
+    /// See [`Fd::take`].
+    pub fn take(&self) -> anyhow::Result<(String, OwnedFd)> {
+        Ok((self.name.clone(), self.fd.take()?))
+    }
+}
+
 /// Where a spec comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {

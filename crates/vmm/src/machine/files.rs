@@ -16,6 +16,7 @@ use crate::virtio::vsock::host::{AgentSocket, HostSide, Sockets};
 use kvm_ioctls::Kvm;
 use machine_spec::{Device, MachineSpec};
 use rustix::fs::{Mode, OFlags};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -95,6 +96,12 @@ pub enum FileError {
     /// It cannot be used.
     #[error(transparent)]
     Tap(#[from] tap::TapError),
+    /// A network device without its host end.
+    #[error("the spec has a network device {0:?}; give its tap with `--tap {0}=fd:N`")]
+    MissingTap(String),
+    /// A tap without a device.
+    #[error("a tap was donated for network device {0:?}, which the spec does not have")]
+    StrayTap(String),
     /// An agent channel without its host end.
     #[error("the spec has a vsock device for an agent; give its host end with `--agent fd:N`")]
     NoAgent,
@@ -142,6 +149,8 @@ pub struct Donated {
     pub console: Option<Console>,
     /// The host's end of the agent channel.
     pub agent: Option<OwnedFd>,
+    /// The host's ends of the spec's network devices, by their names.
+    pub taps: BTreeMap<String, OwnedFd>,
     /// Devices that the spec does not know of.
     pub devices: Vec<OpenDevice>,
     /// See [`crate::event_loop::signals::block`].
@@ -165,7 +174,10 @@ pub fn open(spec: &MachineSpec, mut donated: Donated) -> Result<Files, FileError
         .map_err(|source| FileError::Kernel { path: spec.kernel.path.clone(), source })?;
     let mut devices = Vec::new();
     for device in &spec.devices {
-        devices.push(open_device(device, &mut donated.agent)?);
+        devices.push(open_device(device, &mut donated)?);
+    }
+    if let Some((name, _)) = donated.taps.pop_first() {
+        return Err(FileError::StrayTap(name));
     }
     devices.append(&mut donated.devices);
     // Last, so that what the user got wrong is told first.
@@ -175,12 +187,12 @@ pub fn open(spec: &MachineSpec, mut donated: Donated) -> Result<Files, FileError
     Ok(Files { kvm, kernel, initramfs, console, devices, signals, control, memory_use })
 }
 
-fn open_device(device: &Device, agent: &mut Option<OwnedFd>) -> Result<OpenDevice, FileError> {
+fn open_device(device: &Device, donated: &mut Donated) -> Result<OpenDevice, FileError> {
     match device {
         Device::Block { serial, path, readonly } => disk(path, serial, *readonly, PerSecond::default()),
         Device::Pmem { path, size } => pmem(path, Some(*size), Sharing::ReadOnly),
         Device::Vsock { agent_port } => {
-            let socket = agent.take().ok_or(FileError::NoAgent)?;
+            let socket = donated.agent.take().ok_or(FileError::NoAgent)?;
             let agent = Some(AgentSocket { port: *agent_port, socket: Some(socket) });
             Ok(OpenDevice::Vsock { cid: GUEST_CID, host: HostSide { agent, sockets: None } })
         }
@@ -188,6 +200,13 @@ fn open_device(device: &Device, agent: &mut Option<OwnedFd>) -> Result<OpenDevic
             Err(FileError::Unknown("virtio-serial port; its agent channel is a vsock device"))
         }
         Device::Share { tag, path, readonly } => share(path, tag, *readonly, 0),
+        Device::Net { name, mac } => {
+            let tap = donated.taps.remove(name).ok_or_else(|| FileError::MissingTap(name.clone()))?;
+            let tap = File::from(tap);
+            tap::prepare(&tap)?;
+            let unlimited = PerSecond::default();
+            Ok(OpenDevice::Net { tap, name: name.clone(), mac: *mac, rx: unlimited, tx: unlimited })
+        }
     }
 }
 

@@ -20,7 +20,7 @@ struct Tap(String);
 impl Tap {
     fn new(scenario: &str) -> Option<Self> {
         // At most 15 characters, as interfaces' names have.
-        let name = format!("hg{}{scenario:.4}", std::process::id());
+        let name = format!("cct{}{scenario:.4}", std::process::id());
         let made =
             Command::new("ip").args(["tuntap", "add", "dev", &name, "mode", "tap", "vnet_hdr"]).output();
         made.is_ok_and(|output| output.status.success()).then_some(Tap(name))

@@ -104,6 +104,9 @@ pub struct Args {
     /// Connected socket that the agent's vsock connection leads to
     #[arg(long, value_name = "fd:N", requires = "spec")]
     agent: Option<spec::Fd>,
+    /// Tap of the spec's network device NAME, attached with vnet_hdr
+    #[arg(long, value_name = "NAME=fd:N", requires = "spec")]
+    tap: Vec<spec::Tap>,
     /// Do without the jail: a guest that takes over this program then has all that its user has
     #[arg(long)]
     no_jail: bool,
@@ -136,6 +139,7 @@ pub fn run(args: Args, start: Instant) -> anyhow::Result<ExitCode> {
     spec.validate()?;
     raise_descriptor_limit();
     let agent = args.agent.as_ref().map(spec::Fd::take).transpose()?;
+    let taps = args.tap.iter().map(spec::Tap::take).collect::<Result<_, _>>()?;
     let (console, terminal) = console::open(&args.console)?;
     let mut bound = Vec::new();
     let control = args.control.as_ref().map(|source| control(source, &mut bound)).transpose()?;
@@ -144,7 +148,7 @@ pub fn run(args: Args, start: Instant) -> anyhow::Result<ExitCode> {
     if let Some(source) = &args.hvc {
         devices.push(console::open_hvc(source)?);
     }
-    let donated = Donated { console, agent, devices, signals: signals::block()?, control };
+    let donated = Donated { console, agent, taps, devices, signals: signals::block()?, control };
     let mut files = files::open(&spec, donated)?;
     let jail = jail(&args, &mut files, &mut bound)?;
     let slots = args.hotplug.clone().unwrap_or_default();

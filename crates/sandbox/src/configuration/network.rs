@@ -1,0 +1,66 @@
+//! `[network]`: how the container's interfaces reach its machine.
+
+use serde::{Deserialize, Serialize};
+
+/// `[network]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "configuration.toml documents every key, and a test checks that it does")]
+pub struct Network {
+    pub model: NetworkModel,
+    pub min_devices: usize,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Network { model: NetworkModel::Tc, min_devices: 1 }
+    }
+}
+
+/// How frames go between the interfaces of the network namespace and the machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", try_from = "String")]
+#[expect(missing_docs, reason = "configuration.toml documents every value")]
+pub enum NetworkModel {
+    #[default]
+    Tc,
+    None,
+}
+
+impl TryFrom<String> for NetworkModel {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.as_str() {
+            "tc" => Ok(NetworkModel::Tc),
+            "none" => Ok(NetworkModel::None),
+            "macvtap" | "bridge" => {
+                Err(format!("network model {name:?} is not there yet: use \"tc\", or \"none\""))
+            }
+            _ => Err(format!("unknown network model {name:?}: use \"tc\", or \"none\"")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::configuration::Configuration;
+    use std::path::Path;
+
+    #[test]
+    fn models_that_are_not_there_are_refused_in_a_sentence() {
+        let parse = |text: &str| Configuration::parse(text, Path::new("/c.toml"));
+        for model in ["tc", "none"] {
+            assert!(parse(&format!("[network]\nmodel = {model:?}\n")).is_ok());
+        }
+        for model in ["macvtap", "bridge"] {
+            let line = parse(&format!("[network]\nmodel = {model:?}\n")).unwrap_err().to_string();
+            assert!(line.starts_with("configuration /c.toml:2: network model"), "{line}");
+            assert!(line.contains("is not there yet: use \"tc\""), "{line}");
+        }
+        let line = parse("[network]\nmodel = \"bridgd\"\n").unwrap_err().to_string();
+        assert!(line.contains("unknown network model \"bridgd\""), "{line}");
+        let line = parse("[network]\nmin_devices = 9\n").unwrap_err().to_string();
+        assert!(line.contains("network.min_devices must be 0 to 8"), "{line}");
+    }
+}

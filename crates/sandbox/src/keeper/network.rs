@@ -1,0 +1,237 @@
+//! The machine's network devices, and which interface of the network namespace each one has.
+//!
+//! ```text
+//!   before the VMM   prepare: a tap for each interface, and spare ones
+//!   hooks have run   update: redirect each interface to a tap of its own ─► Interfaces, then Setup
+//!   start            update: what has come or changed meanwhile         ─► Interfaces, then Start
+//!   later            the kernel tells of a change ─► settle ─► update   ─► Interfaces
+//! ```
+//!
+//! The VMM alone keeps a tap alive: with it goes the tap, and with that all it was connected to but the interface's ingress discipline.
+//! Both are on the undo list where the namespace outlives the keeper.
+
+use super::agent_client::DEADLINE;
+use super::control::ConnectionId;
+use super::running::{Keeper, Phase, Waiting};
+use crate::entropy;
+use crate::host::HostError;
+use crate::host::network::redirect::{self, Cookie};
+use crate::host::network::scan::{Found, scan};
+use crate::host::network::tap::{self, Tap};
+use crate::host::network::{MAX_DEVICES, NetworkError};
+use crate::host::undo::{self, Undo};
+use crate::plan::net_device;
+use crate::state::StateDir;
+use crate::state::Status;
+use guest_protocol::message::{AgentError, ErrorKind, RequestBody};
+use guest_protocol::network::Interface;
+use machine_spec::Device;
+use netlink::Socket;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// RTMGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE of Linux `include/uapi/linux/rtnetlink.h`.
+const CHANGES: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400;
+
+/// How long a change may go on until it is looked at: an engine adds link, addresses and routes one after another.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// A device of the machine.
+#[derive(Debug)]
+struct Port {
+    tap: Tap,
+    /// Address by which the guest finds it.
+    device: [u8; 6],
+    /// Number of the interface that it has.
+    interface: Option<u32>,
+}
+
+/// The network of one machine.
+#[derive(Debug)]
+pub(super) struct Network {
+    dir: StateDir,
+    /// A namespace that outlives the keeper.
+    namespace: Option<PathBuf>,
+    cookie: Cookie,
+    socket: Socket,
+    changes: Socket,
+    ports: Vec<Port>,
+    /// What the guest was told last.
+    told: Vec<Interface>,
+    /// When to look at what has changed.
+    due: Option<Instant>,
+}
+
+/// What a machine is started with.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub network: Network,
+    pub devices: Vec<Device>,
+    pub taps: BTreeMap<String, OwnedFd>,
+}
+
+impl Network {
+    /// Makes the taps, in the calling thread's network namespace, which is the file `namespace` unless it is the keeper's own.
+    ///
+    /// # Errors
+    /// When there are too many interfaces, or the kernel refuses.
+    pub fn prepare(dir: &StateDir, namespace: Option<PathBuf>, least: usize) -> Result<Prepared, HostError> {
+        let failed = |what| NetworkError::kernel(what);
+        let mut socket = Socket::open().map_err(failed("opening a netlink socket"))?;
+        let changes = Socket::listen(CHANGES).map_err(failed("opening a netlink socket"))?;
+        let interfaces = scan(&mut socket)?.len();
+        if interfaces > MAX_DEVICES {
+            return Err(NetworkError::TooMany(interfaces).into());
+        }
+        let (mut ports, mut devices, mut taps) = (Vec::new(), Vec::new(), BTreeMap::new());
+        for index in 0..interfaces.max(least) {
+            let spec = net_device(index);
+            let Device::Net { name, mac } = &spec else { continue };
+            let (tap, file) = tap::make(&mut socket)?;
+            if let Some(namespace) = namespace.clone() {
+                undo::note(dir, &Undo::Tap { namespace, interface: tap.index })?;
+            }
+            taps.insert(name.clone(), file.into());
+            ports.push(Port { tap, device: *mac, interface: None });
+            devices.push(spec);
+        }
+        let cookie = entropy();
+        let dir = dir.clone();
+        let network = Network { dir, namespace, cookie, socket, changes, ports, told: Vec::new(), due: None };
+        Ok(Prepared { network, devices, taps })
+    }
+
+    /// Readable when something of the namespace has changed.
+    pub fn changes(&self) -> BorrowedFd<'_> {
+        self.changes.as_fd()
+    }
+
+    /// Something has changed.
+    pub fn changed(&mut self) {
+        if self.changes.drain() && self.due.is_none() {
+            self.due = Some(Instant::now() + SETTLE);
+        }
+    }
+
+    /// When to call [`Network::update`] for what has changed.
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Connects each interface of the namespace with a device. Returns what the guest is to have, if it has something else.
+    ///
+    /// # Errors
+    /// When there are more interfaces than devices, somebody else takes the packets of one, or the kernel refuses.
+    pub fn update(&mut self) -> Result<Option<Vec<Interface>>, HostError> {
+        self.due = None;
+        let mut found = scan(&mut self.socket)?;
+        self.disconnect(&found)?;
+        let wanted = found.len();
+        for Found { index, interface } in &mut found {
+            let port = match self.ports.iter().position(|port| port.interface == Some(*index)) {
+                Some(port) => port,
+                None => self.connect(*index, interface, wanted)?,
+            };
+            interface.device = self.ports[port].device;
+        }
+        let interfaces: Vec<Interface> = found.into_iter().map(|one| one.interface).collect();
+        if interfaces == self.told {
+            return Ok(None);
+        }
+        self.told.clone_from(&interfaces);
+        Ok(Some(interfaces))
+    }
+
+    /// Frees the devices of interfaces that are gone.
+    fn disconnect(&mut self, found: &[Found]) -> Result<(), HostError> {
+        for port in &mut self.ports {
+            if port.interface.is_some_and(|index| found.iter().all(|one| one.index != index)) {
+                redirect::remove(&mut self.socket, port.tap.index, &self.cookie)?;
+                port.interface = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives an interface the first free device.
+    fn connect(&mut self, index: u32, interface: &Interface, wanted: usize) -> Result<usize, HostError> {
+        let devices = self.ports.len();
+        let Some(free) = self.ports.iter().position(|port| port.interface.is_none()) else {
+            return Err(NetworkError::NoDevice { name: interface.name.clone(), devices, wanted }.into());
+        };
+        let Network { dir, namespace, cookie, socket, .. } = self;
+        let tap = &self.ports[free].tap;
+        tap.bring_up(socket, interface.mtu)?;
+        redirect::redirect(socket, &tap.name, tap.index, index, cookie)?;
+        if let Some(namespace) = namespace {
+            let namespace = namespace.clone();
+            undo::note(dir, &Undo::Redirect { namespace, interface: index, cookie: *cookie })?;
+        }
+        redirect::redirect(socket, &interface.name, index, tap.index, cookie)?;
+        self.ports[free].interface = Some(index);
+        Ok(free)
+    }
+}
+
+impl Keeper {
+    /// Tells the guest of the interfaces that are there before it is set up. False when that failed, and the machine is to end.
+    pub(super) fn send_interfaces(&mut self) -> bool {
+        let Some(network) = &mut self.network else { return true };
+        let sent = match network.update() {
+            // Also when there are none: then the guest puts its devices away.
+            Ok(interfaces) => self
+                .send(RequestBody::Interfaces(interfaces.unwrap_or_default()), Waiting::Interfaces, DEADLINE)
+                .map_err(|e| e.message),
+            Err(error) => Err(error.to_string()),
+        };
+        match sent {
+            Ok(()) => true,
+            Err(message) => {
+                self.fail("setting up the network", &message);
+                false
+            }
+        }
+    }
+
+    /// Tells the guest of interfaces that have come since it was set up. True when the program has to wait for its answer.
+    pub(super) fn plug(&mut self, id: ConnectionId) -> Result<bool, AgentError> {
+        let Some(network) = &mut self.network else { return Ok(false) };
+        match network.update() {
+            Ok(None) => Ok(false),
+            Ok(Some(interfaces)) => {
+                self.send(RequestBody::Interfaces(interfaces), Waiting::Plugged(id), DEADLINE).map(|()| true)
+            }
+            Err(error) => Err(AgentError::new(ErrorKind::Failed, format!("setting up the network: {error}"))),
+        }
+    }
+
+    /// Whether changes of the network namespace are the guest's too: the program runs, and the guest can answer.
+    pub(super) fn follows_network(&self) -> bool {
+        matches!(self.phase, Phase::Alive) && self.state.status == Status::Running
+    }
+
+    /// Tells the guest what has changed while the program runs. A failure does not end it.
+    pub(super) fn follow_network(&mut self) {
+        if !self.follows_network() {
+            return;
+        }
+        let Some(network) = &mut self.network else { return };
+        let sent = match network.update() {
+            Ok(None) => Ok(()),
+            Ok(Some(interfaces)) => self
+                .send(RequestBody::Interfaces(interfaces), Waiting::Replugged, DEADLINE)
+                .map_err(|e| e.message),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(message) = sent {
+            self.warn_of_network(&message);
+        }
+    }
+
+    /// `cor why` shows it.
+    pub(super) fn warn_of_network(&mut self, message: &str) {
+        self.console_tail.push(format!("cor: changing the network: {message}\n").as_bytes());
+    }
+}
