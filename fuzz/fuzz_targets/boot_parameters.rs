@@ -24,7 +24,8 @@ fuzz_target!(|bytes: &[u8]| {
     kernel.write_all(&fuzz::kernel(flags & 1 == 0)).expect("room in memory");
     initramfs.set_len(initramfs_size).expect("a file with a hole");
     let Some(memory) = fuzz::memory(&ram::ranges(ram.max(1 << 20))) else { return };
-    let line = cmdline::complete(line, flags & 2 == 0);
+    let Ok(format) = boot::format(&kernel) else { return };
+    let line = cmdline::complete(line, flags & 2 == 0, format);
     let source =
         Source { kernel: &kernel, initramfs: Some(&initramfs), cmdline: &line, vcpus, ioapic: true, ram };
     match boot::load(&memory, &source) {
