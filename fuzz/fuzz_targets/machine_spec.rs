@@ -15,6 +15,6 @@ fuzz_target!(|text: &str| {
     let again = serde_json::to_string(&spec).expect("a spec can be written");
     assert_eq!(spec::parse(&again).expect("and read again"), spec);
     // What the kernel gets of it.
-    let line = vmm::boot::cmdline::complete(&spec.cmdline(), spec.console);
+    let line = vmm::boot::cmdline::complete(&spec.cmdline(), spec.console, vmm::boot::Format::Elf);
     assert!(line.ends_with(spec.cmdline().trim()) && !line.contains(['\n', '\0']));
 });
