@@ -98,7 +98,7 @@ fn exit_code(lab: &Lab) -> Result<()> {
 
 fn crash(lab: &Lab) -> Result<()> {
     let mut bundle = lab.bundle()?;
-    // The first process of a namespace cannot send itself a deadly signal, so the namespace is left out: a child crashes.
+    // A PID namespace's first process cannot kill itself, so its child does.
     let output = lab.run(bundle.script("sh -c 'kill -SEGV $$'; echo $?"))?;
     same("exit code of a program that crashed", "139", output.stdout.trim())
 }
