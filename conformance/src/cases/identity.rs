@@ -81,7 +81,7 @@ fn set_of(lab: &Lab, set: &str, change: impl FnOnce(&mut Bundle)) -> Result<u64>
 }
 
 fn bounding(lab: &Lab) -> Result<()> {
-    let came = set_of(lab, "CapBnd:", |bundle| drop(bundle.capabilities(&["CAP_CHOWN", "CAP_KILL"])))?;
+    let came = set_of(lab, "CapBnd:", |bundle| _ = bundle.capabilities(&["CAP_CHOWN", "CAP_KILL"]))?;
     same("bounding set", &(CHOWN | KILL), &came)
 }
 
@@ -105,7 +105,7 @@ fn permitted(lab: &Lab) -> Result<()> {
 }
 
 fn effective(lab: &Lab) -> Result<()> {
-    let came = set_of(lab, "CapEff:", |bundle| drop(bundle.capabilities(&["CAP_KILL", "CAP_NET_BIND_SERVICE"])))?;
+    let came = set_of(lab, "CapEff:", |bundle| _ = bundle.capabilities(&["CAP_KILL", "CAP_NET_BIND_SERVICE"]))?;
     same("effective set", &(KILL | NET_BIND_SERVICE), &came)
 }
 
@@ -118,7 +118,7 @@ fn ambient(lab: &Lab) -> Result<()> {
 
 fn none(lab: &Lab) -> Result<()> {
     for set in ["CapBnd:", "CapEff:"] {
-        same(set, &0, &set_of(lab, set, |bundle| drop(bundle.capabilities(&[])))?)?;
+        same(set, &0, &set_of(lab, set, |bundle| _ = bundle.capabilities(&[]))?)?;
     }
     Ok(())
 }
@@ -136,7 +136,7 @@ fn enforced(lab: &Lab) -> Result<()> {
 }
 
 fn unknown_capability(lab: &Lab) -> Result<()> {
-    let came = set_of(lab, "CapBnd:", |bundle| drop(bundle.capabilities(&["CAP_KILL", "CAP_NO_SUCH"])))?;
+    let came = set_of(lab, "CapBnd:", |bundle| _ = bundle.capabilities(&["CAP_KILL", "CAP_NO_SUCH"]))?;
     same("bounding set", &KILL, &came)
 }
 
