@@ -4,8 +4,11 @@
 
 use anyhow::{Context, Result, bail};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
+
+/// Where hosts have the control groups; a directory that all mount namespaces share.
+const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
 /// Controllers that hybrid hosts leave to version 2 of control groups; crun refuses such hosts.
 const UNIFIED_CONTROLLERS: &str = "/sys/fs/cgroup/unified/cgroup.controllers";
@@ -14,6 +17,8 @@ const UNIFIED_CONTROLLERS: &str = "/sys/fs/cgroup/unified/cgroup.controllers";
 #[derive(Debug)]
 pub struct Preparations {
     mounted: Vec<String>,
+    /// Top of the control groups, locked as long as this run needs what is mounted below.
+    top: Option<File>,
 }
 
 impl Preparations {
@@ -32,7 +37,7 @@ impl Preparations {
         }
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
             .context("making all mounts private")?;
-        let mut preparations = Self { mounted: Vec::new() };
+        let mut preparations = Self { mounted: Vec::new(), top: None };
         preparations.take_controllers()?;
         Ok(preparations)
     }
@@ -40,8 +45,11 @@ impl Preparations {
     /// Mounts each controller that version 2 has on a hybrid host as version 1.
     fn take_controllers(&mut self) -> Result<()> {
         let Ok(controllers) = fs::read_to_string(UNIFIED_CONTROLLERS) else { return Ok(()) };
+        let top = File::open(CONTROL_GROUPS).context("opening the control groups")?;
+        top.lock_shared().context("locking the control groups")?;
+        self.top = Some(top);
         for controller in controllers.split_whitespace() {
-            let directory = format!("/sys/fs/cgroup/{controller}");
+            let directory = format!("{CONTROL_GROUPS}/{controller}");
             let is_new = !Path::new(&directory).exists();
             fs::create_dir_all(&directory).with_context(|| format!("making {directory}"))?;
             let options = std::ffi::CString::new(controller)?;
@@ -58,10 +66,14 @@ impl Preparations {
 
 impl Drop for Preparations {
     fn drop(&mut self) {
+        // Removing a directory takes what others have mounted on it: the last run does it.
+        let is_last = self.top.as_ref().is_some_and(|top| top.unlock().is_ok() && top.try_lock().is_ok());
         for directory in &self.mounted {
-            let undone = unmount(directory, UnmountFlags::DETACH).map_err(std::io::Error::from);
-            // Another run of this suite may hold the directory; then that one removes it.
-            if let Err(error) = undone.and_then(|()| fs::remove_dir(directory)) {
+            let mut undone = unmount(directory, UnmountFlags::DETACH).map_err(std::io::Error::from);
+            if is_last {
+                undone = undone.and_then(|()| fs::remove_dir(directory));
+            }
+            if let Err(error) = undone {
                 eprintln!("conformance: {directory} is left: {error}");
             }
         }
