@@ -80,7 +80,8 @@ impl Bundle {
     /// Gives all five sets these capabilities.
     pub fn capabilities(&mut self, names: &[&str]) -> &mut Self {
         let sets = ["bounding", "effective", "permitted", "inheritable", "ambient"];
-        sets.iter().fold(self, |bundle, set| bundle.set(&format!("/process/capabilities/{set}"), json!(names)))
+        sets.iter()
+            .fold(self, |bundle, set| bundle.set(&format!("/process/capabilities/{set}"), json!(names)))
     }
 
     /// Takes a namespace out.
@@ -128,7 +129,11 @@ fn make_rootfs(rootfs: &Path) -> Result<()> {
     for name in String::from_utf8_lossy(&list.stdout).lines().filter(|name| *name != "busybox") {
         symlink("busybox", rootfs.join("bin").join(name))?;
     }
-    write(&rootfs.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n", 0o644)?;
+    write(
+        &rootfs.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n",
+        0o644,
+    )?;
     write(&rootfs.join("etc/group"), "root:x:0:\nuser:x:1000:\n", 0o644)
 }
 

@@ -84,7 +84,8 @@ impl<'a> Container<'a> {
     pub fn wait(&self) -> Result<i32> {
         let pid = Pid::from_raw(self.pid()?).context("the pid file has 0")?;
         command::until("the end of the container's program", || {
-            let ended = waitpid(Some(pid), WaitOptions::NOHANG).context("waiting for the container's program")?;
+            let ended =
+                waitpid(Some(pid), WaitOptions::NOHANG).context("waiting for the container's program")?;
             Ok(ended.map(|(_, status)| {
                 let signal = status.terminating_signal().map_or(0, |signal| 128 + signal);
                 status.exit_status().unwrap_or(signal)

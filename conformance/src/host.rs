@@ -30,7 +30,8 @@ impl Preparations {
         if !rustix::process::geteuid().is_root() {
             bail!("runtimes make namespaces, mounts and devices: run this as root");
         }
-        rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1)).context("becoming a subreaper")?;
+        rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
+            .context("becoming a subreaper")?;
         // SAFETY: no other thread of this process exists, so none shares the file system attributes that this unshares.
         if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
             return Err(std::io::Error::last_os_error()).context("making a mount namespace");

@@ -73,7 +73,10 @@ impl Report {
                 "failed": failed, "passed_though_expected_to_fail": surprises});
             println!("{object}");
         } else {
-            println!("\n{passed} passed, {expected} failed as expected, {skipped} skipped, {} failed", failed.len());
+            println!(
+                "\n{passed} passed, {expected} failed as expected, {skipped} skipped, {} failed",
+                failed.len()
+            );
             if !failed.is_empty() {
                 println!("failed: {}", failed.join(" "));
             }

@@ -83,7 +83,9 @@ fn unknown_property(lab: &Lab) -> Result<()> {
 
 fn unknown_nested_property(lab: &Lab) -> Result<()> {
     let output = lab.script("echo ran", |bundle| {
-        for object in ["process", "process/user", "root", "linux", "linux/namespaces/0", "linux/resources", "hooks"] {
+        for object in
+            ["process", "process/user", "root", "linux", "linux/namespaces/0", "linux/resources", "hooks"]
+        {
             if object.ends_with('0') {
                 bundle.config["linux"]["namespaces"][0]["xConformance"] = json!(true);
             } else {

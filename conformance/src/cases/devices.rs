@@ -78,9 +78,17 @@ fn other_file(lab: &Lab) -> Result<()> {
 }
 
 fn default(lab: &Lab) -> Result<()> {
-    let output = lab.script("cd /dev; stat -c '%n %F %t %T' null zero full random urandom tty", |_| Ok(()))?;
+    let output =
+        lab.script("cd /dev; stat -c '%n %F %t %T' null zero full random urandom tty", |_| Ok(()))?;
     let device = |(name, numbers): (&str, &str)| format!("{name} character special file {numbers}");
-    let devices = [("null", "1 3"), ("zero", "1 5"), ("full", "1 7"), ("random", "1 8"), ("urandom", "1 9"), ("tty", "5 0")];
+    let devices = [
+        ("null", "1 3"),
+        ("zero", "1 5"),
+        ("full", "1 7"),
+        ("random", "1 8"),
+        ("urandom", "1 9"),
+        ("tty", "5 0"),
+    ];
     same("devices", &devices.map(device).join("\n"), &output)
 }
 
@@ -96,18 +104,25 @@ fn default_mode(lab: &Lab) -> Result<()> {
 }
 
 fn ptmx(lab: &Lab) -> Result<()> {
-    let output = lab.script("stat -L -c '%F %t %T' /dev/ptmx /dev/pts/ptmx | uniq; : <>/dev/ptmx && echo opened", |_| Ok(()))?;
+    let output = lab.script(
+        "stat -L -c '%F %t %T' /dev/ptmx /dev/pts/ptmx | uniq; : <>/dev/ptmx && echo opened",
+        |_| Ok(()),
+    )?;
     same("/dev/ptmx", "character special file 5 2\nopened", &output)
 }
 
 fn links(lab: &Lab) -> Result<()> {
-    let output = lab.script("cd /dev; for name in fd stdin stdout stderr; do readlink $name; done", |_| Ok(()))?;
+    let output =
+        lab.script("cd /dev; for name in fd stdin stdout stderr; do readlink $name; done", |_| Ok(()))?;
     same("links", "/proc/self/fd\n/proc/self/fd/0\n/proc/self/fd/1\n/proc/self/fd/2", &output)
 }
 
 fn host_devices(lab: &Lab) -> Result<()> {
     let output = lab.script("cd /dev; ls", |_| Ok(()))?;
-    let known = ["core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero"];
+    let known = [
+        "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout",
+        "tty", "urandom", "zero",
+    ];
     let others: Vec<_> = output.lines().filter(|name| !known.contains(name)).collect();
     same("other entries of /dev", &Vec::<&str>::new(), &others)
 }

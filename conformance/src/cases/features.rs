@@ -34,7 +34,11 @@ fn json(lab: &Lab) -> Result<()> {
 fn versions(lab: &Lab) -> Result<()> {
     let features = features(lab)?;
     for key in ["ociVersionMin", "ociVersionMax"] {
-        holds(&format!("{key} to be a version"), is_version(features[key].as_str().unwrap_or_default()), &features[key])?;
+        holds(
+            &format!("{key} to be a version"),
+            is_version(features[key].as_str().unwrap_or_default()),
+            &features[key],
+        )?;
     }
     Ok(())
 }
@@ -42,7 +46,8 @@ fn versions(lab: &Lab) -> Result<()> {
 /// Expects all of these names in a list.
 fn has_all(lab: &Lab, pointer: &str, names: &[&str]) -> Result<()> {
     let features = features(lab)?;
-    let list = features.pointer(pointer).and_then(Value::as_array).with_context(|| format!("no list {pointer}"))?;
+    let list =
+        features.pointer(pointer).and_then(Value::as_array).with_context(|| format!("no list {pointer}"))?;
     let missing: Vec<_> = names.iter().filter(|name| !list.iter().any(|entry| entry == **name)).collect();
     holds(&format!("{names:?} in {pointer}"), missing.is_empty(), format!("without {missing:?}"))
 }
@@ -53,7 +58,11 @@ fn hooks(lab: &Lab) -> Result<()> {
 }
 
 fn mount_options(lab: &Lab) -> Result<()> {
-    has_all(lab, "/mountOptions", &["bind", "rbind", "ro", "rw", "nosuid", "nodev", "noexec", "rshared", "rslave", "rprivate"])
+    has_all(
+        lab,
+        "/mountOptions",
+        &["bind", "rbind", "ro", "rw", "nosuid", "nodev", "noexec", "rshared", "rslave", "rprivate"],
+    )
 }
 
 fn namespaces(lab: &Lab) -> Result<()> {

@@ -66,7 +66,9 @@ fn does_not_run(container: &Container<'_>) -> Result<()> {
 
 fn start_container(lab: &Lab) -> Result<()> {
     let mut bundle = lab.bundle()?;
-    bundle.push("/hooks/startContainer", hook(lab, "startContainer", "exit 3")).script("echo ran >/ran; sleep 1000");
+    bundle
+        .push("/hooks/startContainer", hook(lab, "startContainer", "exit 3"))
+        .script("echo ran >/ran; sleep 1000");
     let container = lab.create(&bundle)?;
     container.start()?.refused()?;
     does_not_run(&container)?;

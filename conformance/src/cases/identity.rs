@@ -47,7 +47,11 @@ fn with_user(lab: &Lab, user: Value, script: &str) -> Result<String> {
 }
 
 fn uid_gid(lab: &Lab) -> Result<()> {
-    same("uid and gid", "1000 1001", &with_user(lab, json!({"uid": 1000, "gid": 1001}), "echo $(id -u) $(id -g)")?)
+    same(
+        "uid and gid",
+        "1000 1001",
+        &with_user(lab, json!({"uid": 1000, "gid": 1001}), "echo $(id -u) $(id -g)")?,
+    )
 }
 
 fn additional_gids(lab: &Lab) -> Result<()> {
@@ -63,7 +67,11 @@ fn no_other_groups(lab: &Lab) -> Result<()> {
 
 fn umask(lab: &Lab) -> Result<()> {
     let user = json!({"uid": 0, "gid": 0, "umask": 0o027});
-    same("umask and mode", "0027 640", &with_user(lab, user, "touch /tmp/a; echo $(umask) $(stat -c %a /tmp/a)")?)
+    same(
+        "umask and mode",
+        "0027 640",
+        &with_user(lab, user, "touch /tmp/a; echo $(umask) $(stat -c %a /tmp/a)")?,
+    )
 }
 
 fn unknown_user(lab: &Lab) -> Result<()> {
@@ -76,8 +84,10 @@ fn set_of(lab: &Lab, set: &str, change: impl FnOnce(&mut Bundle)) -> Result<u64>
         change(bundle);
         Ok(())
     })?;
-    let line = output.lines().find(|line| line.starts_with(set)).with_context(|| format!("no {set} in {output}"))?;
-    u64::from_str_radix(line.split_whitespace().last().unwrap_or_default(), 16).with_context(|| line.to_owned())
+    let line =
+        output.lines().find(|line| line.starts_with(set)).with_context(|| format!("no {set} in {output}"))?;
+    u64::from_str_radix(line.split_whitespace().last().unwrap_or_default(), 16)
+        .with_context(|| line.to_owned())
 }
 
 fn bounding(lab: &Lab) -> Result<()> {
@@ -105,7 +115,8 @@ fn permitted(lab: &Lab) -> Result<()> {
 }
 
 fn effective(lab: &Lab) -> Result<()> {
-    let came = set_of(lab, "CapEff:", |bundle| _ = bundle.capabilities(&["CAP_KILL", "CAP_NET_BIND_SERVICE"]))?;
+    let came =
+        set_of(lab, "CapEff:", |bundle| _ = bundle.capabilities(&["CAP_KILL", "CAP_NET_BIND_SERVICE"]))?;
     same("effective set", &(KILL | NET_BIND_SERVICE), &came)
 }
 

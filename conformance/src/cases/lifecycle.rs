@@ -81,7 +81,8 @@ fn failed_create_leaves_nothing(lab: &Lab) -> Result<()> {
     bundle.mount("/mnt", "bind", "/no/such/directory", &["rbind"]);
     let create = |bundle: &Bundle| lab.call(&["create", "--bundle", &bundle.path().to_string_lossy(), &id]);
     create(&bundle)?.refused()?;
-    let left: Vec<_> = fs::read_dir(lab.root()).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(lab.root()).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
     holds("no directory of the container", left.iter().all(|name| *name != *id), &left)?;
     create(&lab.bundle()?)?.ok().map(drop)
 }
@@ -109,8 +110,13 @@ fn delete_undoes_create(lab: &Lab) -> Result<()> {
     let before = mounts()?;
     lab.run(bundle.program(&["true"]))?;
     same("mounts of the host", &before, &mounts()?)?;
-    let left: Vec<_> = fs::read_dir(lab.root()).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
-    holds("no directory of the container", left.iter().all(|name| !name.to_string_lossy().contains("conformance")), &left)
+    let left: Vec<_> =
+        fs::read_dir(lab.root()).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
+    holds(
+        "no directory of the container",
+        left.iter().all(|name| !name.to_string_lossy().contains("conformance")),
+        &left,
+    )
 }
 
 fn same_bundle_twice(lab: &Lab) -> Result<()> {

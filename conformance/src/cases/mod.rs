@@ -59,7 +59,11 @@ mod tests {
         for case in all() {
             assert!(ids.insert(case.id), "{} twice", case.id);
             assert!(case.section.contains(".md#"), "{}", case.section);
-            assert!(case.id.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-".contains(c)), "{}", case.id);
+            assert!(
+                case.id.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-".contains(c)),
+                "{}",
+                case.id
+            );
         }
     }
 }

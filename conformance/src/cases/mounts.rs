@@ -86,7 +86,8 @@ fn bind_directory(lab: &Lab) -> Result<()> {
 }
 
 fn bind_file(lab: &Lab) -> Result<()> {
-    let output = with_bind(lab, "cat /etc/bound; echo new >/etc/bound", "source/file", "/etc/bound", &["bind", "rw"])?;
+    let output =
+        with_bind(lab, "cat /etc/bound; echo new >/etc/bound", "source/file", "/etc/bound", &["bind", "rw"])?;
     same("the file", "content", &output)?;
     same("what was written", "new\n", &fs::read_to_string(lab.path().join("source/file"))?)
 }
@@ -163,7 +164,11 @@ fn tmpfs_flags(lab: &Lab) -> Result<()> {
     let script = "grep ' /mnt ' /proc/mounts | cut -d ' ' -f 4";
     let flags = with_tmpfs(lab, script, &["nosuid", "nodev", "noexec", "noatime"])?;
     let has = |flag: &str| flags.split(',').any(|word| word == flag);
-    holds("nosuid, nodev, noexec, noatime", ["nosuid", "nodev", "noexec", "noatime"].iter().all(|flag| has(flag)), &flags)
+    holds(
+        "nosuid, nodev, noexec, noatime",
+        ["nosuid", "nodev", "noexec", "noatime"].iter().all(|flag| has(flag)),
+        &flags,
+    )
 }
 
 fn noexec(lab: &Lab) -> Result<()> {

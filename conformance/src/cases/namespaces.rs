@@ -152,7 +152,10 @@ fn with_user_namespace(bundle: &mut Bundle) -> Result<()> {
 }
 
 fn user(lab: &Lab) -> Result<()> {
-    let output = lab.script("for map in uid gid; do echo $(cat /proc/self/${map}_map); done; id -u", with_user_namespace)?;
+    let output = lab.script(
+        "for map in uid gid; do echo $(cat /proc/self/${map}_map); done; id -u",
+        with_user_namespace,
+    )?;
     same("mappings and uid", "0 100000 5000\n0 100000 5000\n0", &output)
 }
 
@@ -162,7 +165,10 @@ fn time(lab: &Lab) -> Result<()> {
     }
     let output = lab.script("echo $(cat /proc/self/timens_offsets)", |bundle| {
         bundle.namespace(&json!({"type": "time"}));
-        bundle.set("/linux/timeOffsets", json!({"monotonic": {"secs": 7200, "nanosecs": 5}, "boottime": {"secs": 3600}}));
+        bundle.set(
+            "/linux/timeOffsets",
+            json!({"monotonic": {"secs": 7200, "nanosecs": 5}, "boottime": {"secs": 3600}}),
+        );
         Ok(())
     })?;
     same("offsets", "monotonic 7200 5 boottime 3600 0", &output)
@@ -218,16 +224,18 @@ fn inherit_network(lab: &Lab) -> Result<()> {
         Ok(())
     })?;
     let host = fs::read_to_string("/proc/self/net/dev")?;
-    let mut host: Vec<_> = host.lines().skip(2).filter_map(|line| line.split(':').next()).map(str::trim).collect();
+    let mut host: Vec<_> =
+        host.lines().skip(2).filter_map(|line| line.split(':').next()).map(str::trim).collect();
     host.sort_unstable();
     same("interfaces", &host, &output.lines().map(str::trim).collect())
 }
 
 fn inherit_pid(lab: &Lab) -> Result<()> {
-    let output = lab.script(&format!("test -d /proc/{} && echo seen || echo hidden", std::process::id()), |bundle| {
-        bundle.without_namespace("pid");
-        Ok(())
-    })?;
+    let output =
+        lab.script(&format!("test -d /proc/{} && echo seen || echo hidden", std::process::id()), |bundle| {
+            bundle.without_namespace("pid");
+            Ok(())
+        })?;
     same("this process of the host", "seen", &output)
 }
 

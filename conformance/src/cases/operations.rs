@@ -250,7 +250,9 @@ fn delete_keeps(lab: &Lab) -> Result<()> {
     let mut bundle = lab.bundle()?;
     let source = lab.path().join("kept");
     crate::bundle::write(&source.join("file"), "content", 0o644)?;
-    bundle.mount("/data", "bind", &source.to_string_lossy(), &["rbind", "rw"]).script("echo more >/data/other; echo x >/kept");
+    bundle
+        .mount("/data", "bind", &source.to_string_lossy(), &["rbind", "rw"])
+        .script("echo more >/data/other; echo x >/kept");
     lab.run(&bundle)?;
     same("the file that was there", "content", &fs::read_to_string(source.join("file"))?)?;
     same("what the program wrote there", "more\n", &fs::read_to_string(source.join("other"))?)?;

@@ -79,7 +79,8 @@ fn env(lab: &Lab) -> Result<()> {
     let mut bundle = lab.bundle()?;
     let variables = ["PATH=/bin", "EMPTY=", "BLANKS=a  b", "EQUALS=a=b", "lower_1=x"];
     let output = lab.run(bundle.set("/process/env", json!(variables)).program(&["env"]))?.ok()?.stdout;
-    let missing: Vec<_> = variables.iter().filter(|variable| !output.lines().any(|line| line == **variable)).collect();
+    let missing: Vec<_> =
+        variables.iter().filter(|variable| !output.lines().any(|line| line == **variable)).collect();
     holds("all of them", missing.is_empty(), format!("without {missing:?}: {output:?}"))
 }
 
@@ -88,10 +89,15 @@ fn env_is_not_inherited(lab: &Lab) -> Result<()> {
     bundle.program(&["env"]);
     let out = lab.path().join("program.out");
     let mut create = lab.command(&["create", "--bundle", &bundle.path().to_string_lossy(), &id]);
-    create.env("CONFORMANCE_OF_THE_HOST", "1").stdin(std::process::Stdio::null()).stdout(std::fs::File::create(&out)?);
+    create
+        .env("CONFORMANCE_OF_THE_HOST", "1")
+        .stdin(std::process::Stdio::null())
+        .stdout(std::fs::File::create(&out)?);
     holds("create to succeed", create.status()?.success(), ())?;
     lab.call(&["start", &id])?.ok()?;
-    crate::command::until("output of env", || Ok(std::fs::read_to_string(&out)?.contains("PATH=").then_some(())))?;
+    crate::command::until("output of env", || {
+        Ok(std::fs::read_to_string(&out)?.contains("PATH=").then_some(()))
+    })?;
     let output = std::fs::read_to_string(&out)?;
     holds("no variable of the host", !output.contains("CONFORMANCE_OF_THE_HOST"), output)
 }
@@ -111,7 +117,8 @@ fn cwd_relative(lab: &Lab) -> Result<()> {
 
 fn many_env(lab: &Lab) -> Result<()> {
     let mut bundle = lab.bundle()?;
-    let variables: Vec<_> = (0..2000).map(|n| format!("VARIABLE_{n}={n}")).chain(["PATH=/bin".into()]).collect();
+    let variables: Vec<_> =
+        (0..2000).map(|n| format!("VARIABLE_{n}={n}")).chain(["PATH=/bin".into()]).collect();
     bundle.set("/process/env", json!(variables)).script("env | grep -c ^VARIABLE_");
     same("variables", "2000\n", &lab.run(&bundle)?.ok()?.stdout)
 }

@@ -22,7 +22,9 @@ cases! {
 
 /// Optional fields of a mount point's line of proc_pid_mountinfo(5), such as `shared:1`.
 fn fields(lab: &Lab, point: &str, root: Option<&str>, option: Option<&str>) -> Result<String> {
-    let script = format!("while read -r _ _ _ _ at _ rest; do [ \"$at\" = {point} ] && echo \"${{rest%% - *}}\"; done </proc/self/mountinfo | tail -n 1");
+    let script = format!(
+        "while read -r _ _ _ _ at _ rest; do [ \"$at\" = {point} ] && echo \"x ${{rest}}\"; done </proc/self/mountinfo | tail -n 1 | sed 's/ - .*//'"
+    );
     lab.script(&script, |bundle| {
         if let Some(propagation) = root {
             bundle.set("/linux/rootfsPropagation", json!(propagation));
@@ -46,7 +48,11 @@ fn slave(lab: &Lab) -> Result<()> {
 
 fn private(lab: &Lab) -> Result<()> {
     let fields = fields(lab, "/", Some("private"), None)?;
-    holds("a root that is neither shared nor slave", !fields.contains("shared:") && !fields.contains("master:"), fields)
+    holds(
+        "a root that is neither shared nor slave",
+        !fields.contains("shared:") && !fields.contains("master:"),
+        fields,
+    )
 }
 
 fn unbindable(lab: &Lab) -> Result<()> {

@@ -36,7 +36,8 @@ fn with_paths(lab: &Lab, list: &str, paths: Value, script: &str) -> Result<Strin
 }
 
 fn masked_file(lab: &Lab) -> Result<()> {
-    let output = with_paths(lab, "maskedPaths", json!(["/srv/secret/file"]), "cat /srv/secret/file; echo end")?;
+    let output =
+        with_paths(lab, "maskedPaths", json!(["/srv/secret/file"]), "cat /srv/secret/file; echo end")?;
     same("the file", "end", &output)
 }
 
@@ -56,17 +57,29 @@ fn masked_missing(lab: &Lab) -> Result<()> {
 
 fn readonly_directory(lab: &Lab) -> Result<()> {
     let script = "cat /srv/secret/file; touch /srv/secret/new 2>/dev/null || echo ' read-only'";
-    same("the directory", "secret read-only", &with_paths(lab, "readonlyPaths", json!(["/srv/secret"]), script)?)
+    same(
+        "the directory",
+        "secret read-only",
+        &with_paths(lab, "readonlyPaths", json!(["/srv/secret"]), script)?,
+    )
 }
 
 fn readonly_file(lab: &Lab) -> Result<()> {
     let script = "cat /srv/secret/file; (echo x >/srv/secret/file) 2>/dev/null || echo ' read-only'";
-    same("the file", "secret read-only", &with_paths(lab, "readonlyPaths", json!(["/srv/secret/file"]), script)?)
+    same(
+        "the file",
+        "secret read-only",
+        &with_paths(lab, "readonlyPaths", json!(["/srv/secret/file"]), script)?,
+    )
 }
 
 fn readonly_of_proc(lab: &Lab) -> Result<()> {
     let script = "(echo x >/proc/sys/kernel/domainname) 2>&1 | grep -o 'Read-only file system'";
-    same("the file", "Read-only file system", &with_paths(lab, "readonlyPaths", json!(["/proc/sys"]), script)?)
+    same(
+        "the file",
+        "Read-only file system",
+        &with_paths(lab, "readonlyPaths", json!(["/proc/sys"]), script)?,
+    )
 }
 
 fn with_sysctl(lab: &Lab, name: &str, value: &str) -> Result<String> {

@@ -28,7 +28,11 @@ cases! {
 
 /// First line of the first of these files that the container has below its control group mount.
 fn with_resources(lab: &Lab, resources: Value, files: &[&str]) -> Result<String> {
-    let script = files.iter().map(|file| format!("cat /sys/fs/cgroup/{file} 2>/dev/null")).collect::<Vec<_>>().join(" || ");
+    let script = files
+        .iter()
+        .map(|file| format!("cat /sys/fs/cgroup/{file} 2>/dev/null"))
+        .collect::<Vec<_>>()
+        .join(" || ");
     lab.script(&script, |bundle| {
         bundle.namespace(&json!({"type": "cgroup"})).set("/linux/resources", resources);
         bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]);
@@ -92,7 +96,11 @@ fn unified_unknown(lab: &Lab) -> Result<()> {
 fn groups(path: &str) -> Vec<PathBuf> {
     let top = Path::new("/sys/fs/cgroup");
     let hierarchies = fs::read_dir(top).into_iter().flatten().flatten().map(|entry| entry.path());
-    std::iter::once(top.to_owned()).chain(hierarchies).map(|top| top.join(path)).filter(|path| path.is_dir()).collect()
+    std::iter::once(top.to_owned())
+        .chain(hierarchies)
+        .map(|top| top.join(path))
+        .filter(|path| path.is_dir())
+        .collect()
 }
 
 fn path(lab: &Lab) -> Result<()> {

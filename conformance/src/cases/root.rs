@@ -67,6 +67,9 @@ fn writable(lab: &Lab) -> Result<()> {
 fn host_is_out_of_reach(lab: &Lab) -> Result<()> {
     let marker = lab.path().join("marker");
     std::fs::write(&marker, "")?;
-    let script = format!("for up in / /../.. /proc/1/root/ /proc/self/root/../../; do ls $up{} 2>/dev/null; done; echo end", marker.display());
+    let script = format!(
+        "for up in / /../.. /proc/1/root/ /proc/self/root/../../; do ls $up{} 2>/dev/null; done; echo end",
+        marker.display()
+    );
     same("what it found", "end", &lab.script(&script, |_| Ok(()))?)
 }

@@ -100,7 +100,11 @@ fn annotations(lab: &Lab) -> Result<()> {
     let annotations = json!({"org.example.key": "value with blanks", "other": ""});
     let container = lab.create(bundle.set("/annotations", annotations.clone()))?;
     let state = container.state()?;
-    same("annotation org.example.key", &annotations["org.example.key"], &state["annotations"]["org.example.key"])?;
+    same(
+        "annotation org.example.key",
+        &annotations["org.example.key"],
+        &state["annotations"]["org.example.key"],
+    )?;
     same("annotation other", &annotations["other"], &state["annotations"]["other"])
 }
 
