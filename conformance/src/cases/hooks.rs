@@ -121,9 +121,23 @@ fn create_container_path(lab: &Lab) -> Result<()> {
 
 fn create_container_namespace(lab: &Lab) -> Result<()> {
     let mut bundle = bundle(lab)?;
-    add(lab, &mut bundle, "createContainer", "hostname >$LOG/hostname");
+    add(
+        lab,
+        &mut bundle,
+        "createContainer",
+        "for kind in mnt uts; do readlink /proc/self/ns/$kind; done >$LOG/namespaces",
+    );
     lab.create(&bundle)?;
-    same("hostname that the hook sees", "conformance\n", &fs::read_to_string(log(lab, "hostname"))?)
+    let came = fs::read_to_string(log(lab, "namespaces"))?;
+    for kind in ["mnt", "uts"] {
+        let host = fs::read_link(format!("/proc/self/ns/{kind}"))?.to_string_lossy().into_owned();
+        holds(
+            &format!("another namespace than {host}"),
+            came.contains(kind) && !came.contains(&host),
+            &came,
+        )?;
+    }
+    Ok(())
 }
 
 fn start_container(lab: &Lab) -> Result<()> {
@@ -259,7 +273,12 @@ fn status_poststop(lab: &Lab) -> Result<()> {
 
 fn runtime_namespace(lab: &Lab) -> Result<()> {
     let mut bundle = bundle(lab)?;
-    add(lab, &mut bundle, "createRuntime", "readlink /proc/self/ns/pid /proc/self/ns/net >$LOG/namespaces");
+    add(
+        lab,
+        &mut bundle,
+        "createRuntime",
+        "for kind in pid net; do readlink /proc/self/ns/$kind; done >$LOG/namespaces",
+    );
     lab.create(&bundle)?;
     let link = |kind: &str| {
         Ok::<_, std::io::Error>(

@@ -123,7 +123,11 @@ fn create_invalid_id(lab: &Lab) -> Result<()> {
     let bundle = lab.bundle()?;
     let path = bundle.path().to_string_lossy().into_owned();
     for id in ["", "a/b", "../escape", ".."] {
-        refused(lab, &["create", "--bundle", &path, id])?;
+        let output = lab.call(&["create", "--bundle", &path, id])?;
+        if output.code == 0 {
+            lab.call(&["delete", "--force", id])?;
+        }
+        output.refused()?;
     }
     same("whether the ID led out of the root", &false, &lab.path().join("escape").exists())
 }
