@@ -5,6 +5,7 @@ use crate::container::Container;
 use crate::lab::Lab;
 use anyhow::Result;
 use serde_json::json;
+use std::process::Stdio;
 
 cases! {
     "process.args" => args, "config.md#process",
@@ -91,7 +92,8 @@ fn env_is_not_inherited(lab: &Lab) -> Result<()> {
     let mut create = lab.command(&["create", "--bundle", &bundle.path().to_string_lossy(), &id]);
     create
         .env("CONFORMANCE_OF_THE_HOST", "1")
-        .stdin(std::process::Stdio::null())
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
         .stdout(std::fs::File::create(&out)?);
     holds("create to succeed", create.status()?.success(), ())?;
     lab.call(&["start", &id])?.ok()?;
