@@ -72,6 +72,11 @@ const STEPS: &[Step] = &[
         headline: "kernels and images that the end-to-end tests boot",
         work: Work::Own(build_mini_os),
     },
+    Step {
+        name: "conformance",
+        headline: "our OCI runtime tests on a runtime of others",
+        work: Work::Cargo(&["run", "--package", "conformance", "--locked", "--", "--runtime", "crun"]),
+    },
     Step { name: "end-to-end", headline: "real containers in real machines", work: Work::Own(end_to_end) },
     Step {
         name: "lab",
