@@ -57,6 +57,16 @@ fn a_wrong_value_is_named_by_its_json_path() {
         ("/process/user/uid", json!("root"), "process.user.uid"),
         ("/process/env", json!(["no-equals-sign"]), "process.env[0]"),
         ("/process/args", json!(["a\u{0}b"]), "process.args[0]"),
+        (
+            "/process/rlimits",
+            json!([{ "type": "RLIMIT_NOFILE", "soft": 2, "hard": 1 }]),
+            "process.rlimits[0]: the soft limit",
+        ),
+        (
+            "/process/rlimits",
+            json!([{ "type": "RLIMIT_CPU", "soft": 1, "hard": 1 }, { "type": "RLIMIT_CPU", "soft": 1, "hard": 1 }]),
+            "process.rlimits[1]",
+        ),
         ("/process/rlimits", json!([{ "type": "RLIMIT_NONE", "soft": 1, "hard": 1 }]), "process.rlimits[0]"),
         ("/mounts/0/destination", json!(""), "mounts[0].destination"),
         ("/mounts/0/type", json!("ext4"), "mounts[0].type"),

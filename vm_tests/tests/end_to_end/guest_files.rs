@@ -240,3 +240,15 @@ fn propagation_of_mounts_is_as_configured() {
     assert_eq!(lines[1], "/p -");
     assert_eq!(lines[2], "/ -");
 }
+
+/// pivot_root(2) refuses a shared mount, so a root that is to be shared becomes so behind it.
+#[test]
+fn a_root_can_be_shared() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle();
+    bundle.script("awk '$5 == \"/\" {print $7}' /proc/self/mountinfo").change(|spec| {
+        spec["linux"]["rootfsPropagation"] = json!("shared");
+    });
+    let output = sandbox.run(&bundle).expect(0);
+    assert!(output.text().starts_with("shared:"), "{output}");
+}

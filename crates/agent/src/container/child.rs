@@ -113,6 +113,7 @@ fn set_up(
     // Namespaced sysctls through the machine's /proc: that of the container may be anything.
     let sysctls = Root::at("/proc/sys")?;
     pivot(&root)?;
+    share_root(steps)?;
     let start_hooks = after(steps, &sysctls)?;
     standard_files(slave, stdio, process)?;
     process::run(process, &start_hooks, status)
@@ -123,14 +124,27 @@ fn root_file_system(steps: &[Step], trees: &Trees) -> Result<Root> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).doing(what)?;
     let found = steps.iter().enumerate().find_map(|(index, step)| match step {
-        Step::Rootfs(rootfs) => trees.get(&index).map(|tree| (rootfs, tree)),
+        Step::Rootfs(rootfs) => trees.get(&index).map(|tree| (rootfs.propagation, tree)),
         _ => None,
     });
-    let (rootfs, tree) = found.ok_or_else(|| failed("the set-up names no root file system"))?;
+    let (propagation, tree) = found.ok_or_else(|| failed("the set-up names no root file system"))?;
     let at = Root::at(boot::ROOT)?;
     mount::attach(tree.as_fd(), at.as_fd()).doing(what)?;
-    mount::propagate(tree.as_fd(), &[rootfs.propagation]).doing(what)?;
+    if propagation & libc::MS_SHARED == 0 {
+        mount::propagate(tree.as_fd(), &[propagation]).doing(what)?;
+    }
     Root::at(boot::ROOT)
+}
+
+/// Shares the container's root if that is asked for: only now, because pivot_root(2) moves no shared mount.
+fn share_root(steps: &[Step]) -> Result<()> {
+    let shared = steps.iter().find_map(|step| match step {
+        Step::Rootfs(rootfs) if rootfs.propagation & libc::MS_SHARED != 0 => Some(rootfs.propagation),
+        _ => None,
+    });
+    let Some(propagation) = shared else { return Ok(()) };
+    let root = Root::at("/")?;
+    mount::propagate(root.as_fd(), &[propagation]).doing(|| "share the root file system".into())
 }
 
 fn before(

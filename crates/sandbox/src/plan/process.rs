@@ -81,7 +81,7 @@ fn guest_process(given: &oci::Process, common: Common, io: Io) -> Result<(Proces
         umask: user.umask(),
         // As with runc, who names no capabilities gets none.
         capabilities: Some(given.capabilities().as_ref().map_or(Capabilities::default(), sets)),
-        rlimits: given.rlimits().iter().flatten().map(rlimit).collect(),
+        rlimits: rlimits(given)?,
         no_new_privileges: given.no_new_privileges().unwrap_or(false),
         oom_score_adj: oom_score(given)?,
         seccomp: common.seccomp,
@@ -159,6 +159,21 @@ fn oom_score(given: &oci::Process) -> Result<Option<i32>, PlanError> {
         }
         score => Ok(score),
     }
+}
+
+/// Each resource once, none with more than its hard limit: what the kernel would refuse only when the process starts.
+fn rlimits(given: &oci::Process) -> Result<Vec<Rlimit>, PlanError> {
+    let all: Vec<_> = given.rlimits().iter().flatten().map(rlimit).collect();
+    for (index, limit) in all.iter().enumerate() {
+        let bad = |problem| Err(PlanError::invalid(format!("process.rlimits[{index}]"), problem));
+        if limit.soft > limit.hard {
+            return bad("the soft limit is higher than the hard one");
+        }
+        if all[..index].iter().any(|earlier| earlier.resource == limit.resource) {
+            return bad("the resource has a limit already");
+        }
+    }
+    Ok(all)
 }
 
 fn rlimit(given: &oci::PosixRlimit) -> Rlimit {
