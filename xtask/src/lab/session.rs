@@ -5,6 +5,7 @@
 //!            control ─► Report ──────────────────────────────► Event ────────┴─► this thread, with a deadline
 //!            our stdin ─► stdin
 //!   Booting ── Started ─► Running ── Exited ─► Draining ── all bytes are here ─► kill QEMU, return the code
+//!                            └── no report for a minute ─► the machine stands still: a failure of the lab
 //! ```
 //! The process is tied to this thread: whatever ends us ends it, so no signal needs a handler.
 
@@ -28,6 +29,14 @@ const PROGRAM: &str = "qemu-system-x86_64";
 
 /// How long it may take until the command runs. It needs some seconds; the rest is for a loaded host.
 const BOOT: Duration = Duration::from_secs(90);
+
+/// How often PID 1 is missed, and how often in a row makes a machine that stands still. Not one long wait: whoever stopped and continued
+/// us stopped the machine too.
+const BEAT: Duration = Duration::from_secs(10);
+const MISSED: u32 = 6;
+
+/// How long PID 1 has to say what it is doing when the time is up.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// One read of a stream.
 const CHUNK: usize = 256 << 10;
@@ -66,8 +75,11 @@ pub fn run(machine: &Machine, archive: Option<File>, job: Job, time: Duration, c
     let talking = overhear(&mut process, &mut ends, &said, console)?;
     let (sender, events) = mpsc::channel();
     listen(&mut ends, &sender)?;
-    let open = give(ends, job)?;
+    let (open, control) = give(ends, job)?;
     let result = attend(&events, deadline);
+    if matches!(result, Ok(None)) {
+        ask(control, &events);
+    }
     // There is nothing in it to save.
     let _ = process.kill();
     process.wait().context("waiting for the end of QEMU")?;
@@ -75,7 +87,8 @@ pub fn run(machine: &Machine, archive: Option<File>, job: Job, time: Duration, c
     match result {
         Ok(Some(code)) => Ok(code),
         Ok(None) => {
-            eprintln!("lab: the command did not end within {} s", time.as_secs());
+            talking.into_iter().for_each(|thread| drop(thread.join()));
+            eprintln!("lab: the command did not end within {} s{}", time.as_secs(), said.lines());
             Ok(TIME_IS_UP)
         }
         Err(Fault::Machine(what)) => {
@@ -90,20 +103,36 @@ pub fn run(machine: &Machine, archive: Option<File>, job: Job, time: Duration, c
 /// Takes events until the run is over; `None` when its time is.
 fn attend(events: &Receiver<Event>, deadline: Instant) -> Result<Option<u8>, Fault> {
     let mut progress = Progress::default();
-    let booted = deadline.min(Instant::now() + BOOT);
+    let booted = Instant::now() + BOOT;
+    let mut missed = 0;
     loop {
-        let until = if progress.started { deadline } else { booted };
-        match events.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(event) => match progress.take(event)? {
-                None => {}
-                code => return Ok(code),
-            },
+        let left = deadline.saturating_duration_since(Instant::now());
+        match events.recv_timeout(left.min(BEAT)) {
+            Ok(event) => {
+                missed = 0;
+                if let Some(code) = progress.take(event)? {
+                    return Ok(Some(code));
+                }
+            }
             Err(_) if Instant::now() >= deadline => return Ok(None),
-            Err(_) => {
+            Err(_) if !progress.started && Instant::now() >= booted => {
                 return Err(Fault::Machine(format!("the lab did not boot within {} s", BOOT.as_secs())));
             }
+            Err(_) if progress.started => missed += 1,
+            Err(_) => {}
+        }
+        if missed == MISSED {
+            let time = BEAT.as_secs() * u64::from(MISSED);
+            return Err(Fault::Machine(format!("the lab's machine has stood still for {time} s")));
         }
     }
+}
+
+/// Asks PID 1 what it is doing, and gives it time to answer on the console.
+fn ask(control: Option<UnixStream>, events: &Receiver<Event>) {
+    let asked = control.is_some_and(|mut control| control.write_all(&[0]).is_ok());
+    let until = Instant::now() + LAST_WORDS;
+    while asked && events.recv_timeout(until.saturating_duration_since(Instant::now())).is_ok() {}
 }
 
 /// How far the run is.
@@ -119,6 +148,7 @@ impl Progress {
     fn take(&mut self, event: Event) -> Result<Option<u8>, Fault> {
         match event {
             Event::Report(Report::Started) => self.started = true,
+            Event::Report(Report::Alive) => {}
             Event::Report(Report::Failed(why)) => {
                 return Err(Fault::Machine(format!("setting up the lab: {why}")));
             }
@@ -224,11 +254,12 @@ fn listen(ends: &mut Ends, sender: &Sender<Event>) -> Result<()> {
     Ok(())
 }
 
-/// Starts the threads for what goes to the lab. The socket returned must stay open: QEMU drops what it has not yet read from
-/// one that is closed, and reads everything from one that is shut down.
-fn give(mut ends: Ends, job: Job) -> Result<UnixStream> {
+/// Starts the threads for what goes to the lab. The first socket returned, that of the input, must stay open: QEMU drops what it has not
+/// yet read from one that is closed, and reads everything from one that is shut down. The second is that of control.
+fn give(mut ends: Ends, job: Job) -> Result<(UnixStream, Option<UnixStream>)> {
     let stdin = job.stdin;
     let mut control = ends.take(Channel::Control)?;
+    let ours = control.try_clone().ok();
     // A machine that does not take it will be missed by its own end or by the deadline.
     thread::spawn(move || wire::send(&mut control, &job).map(|()| control));
     let mut socket = ends.take(Channel::Stdin)?;
@@ -241,7 +272,7 @@ fn give(mut ends: Ends, job: Job) -> Result<UnixStream> {
             socket.shutdown(Shutdown::Write)
         });
     }
-    Ok(open)
+    Ok((open, ours))
 }
 
 /// Hands everything that comes to `each`, until the end or the first error.

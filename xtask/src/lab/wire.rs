@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!   host ── Job ──► init          once, as soon as the machine runs
-//!   host ◄─ Report ── init        Started, then Exited; or Failed
+//!   host ◄─ Report ── init        Started, Alive every second, then Exited; or Failed
+//!   host ── a byte ─► init        say on the console what you are doing
 //!   frame: length (4 bytes, little endian), message (postcard)
 //! ```
 
@@ -40,6 +41,8 @@ pub struct Job {
 pub enum Report {
     /// The command runs.
     Started,
+    /// The machine runs.
+    Alive,
     /// The command ended and all it wrote was handed to the ports.
     Exited {
         /// As a shell counts: 128 + signal when one ended it, 127 when there is no such program.

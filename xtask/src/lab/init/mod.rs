@@ -5,10 +5,12 @@
 //!   ports.rs    virtio-serial ports by name
 //!   mounts.rs   overlay over the host's root, fresh /proc /sys /dev /run /tmp, shares
 //!   command.rs  runs the command, moves its streams, kills what it leaves
+//!   beat.rs     tells the host that the machine runs, and what is in it when asked
 //!
 //!   Job ─► mounts ─► Started ─► the command ─► all streams empty, shares written ─► Exited ─► the host ends the machine
 //! ```
 
+mod beat;
 mod command;
 mod modules;
 mod mounts;
@@ -17,10 +19,10 @@ mod ports;
 use super::sys;
 use super::wire::{self, Job, Report};
 use anyhow::{Context, Result};
+use beat::Control;
 use rustix::process::{Resource, Rlimit};
 use rustix::time::{ClockId, Timespec};
 use std::fs::{self, File};
-use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -40,24 +42,26 @@ pub fn run() -> Result<ExitCode> {
         "`{COMMAND}` is PID 1 of the lab's machine and nothing else"
     );
     let host = modules::load()?;
-    let mut control = ports::open("control")?;
+    let mut port = ports::open("control")?;
+    let job = wire::receive(&mut port).context("reading the job");
+    let control = Control::new(port);
+    let answers = control.answer()?;
     let mut open = Vec::new();
-    let report = match serve(&mut control, &host, &mut open) {
+    let report = match job.and_then(|job| serve(&job, &control, &host, &mut open)) {
         Ok(report) => report,
         Err(error) => Report::Failed(format!("{error:#}")),
     };
-    wire::send(&mut control, &report).context("telling the host how it ended")?;
+    control.send(&report).context("telling the host how it ended")?;
     // The host ends the machine when it has everything. If it does not, it is gone: the port is closed then.
-    let _ = control.read(&mut [0]);
+    let _ = answers.join();
     rustix::system::reboot(rustix::system::RebootCommand::PowerOff).context("switching the machine off")?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs the job. What is put into `open` is to stay open: closing a port could lose what is still on its way.
-fn serve(control: &mut File, host: &Path, open: &mut Vec<File>) -> Result<Report> {
-    let job: Job = wire::receive(control).context("reading the job")?;
-    settle(&job)?;
-    mounts::root(&job, host)?;
+fn serve(job: &Job, control: &Control, host: &Path, open: &mut Vec<File>) -> Result<Report> {
+    settle(job)?;
+    mounts::root(job, host)?;
     control_groups();
     let streams = command::Streams {
         stdin: if job.stdin { Some(ports::open("stdin")?) } else { None },
@@ -67,8 +71,13 @@ fn serve(control: &mut File, host: &Path, open: &mut Vec<File>) -> Result<Report
     for port in [&streams.stdout, &streams.stderr] {
         open.push(port.try_clone().context("keeping a port open")?);
     }
-    let ended = command::run(&job, streams, || wire::send(control, &Report::Started))?;
-    mounts::write_back(&job);
+    let started = || {
+        control.send(&Report::Started)?;
+        control.beat();
+        Ok(())
+    };
+    let ended = command::run(job, streams, started)?;
+    mounts::write_back(job);
     Ok(Report::Exited { code: ended.code, stdout: ended.stdout, stderr: ended.stderr })
 }
 
