@@ -36,11 +36,14 @@ pub enum Channel {
     Stderr,
     /// [`super::wire`].
     Control,
+    /// QEMU's monitor.
+    Monitor,
 }
 
 impl Channel {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Console, Self::Stdin, Self::Stdout, Self::Stderr, Self::Control];
+    pub const ALL: [Self; 6] =
+        [Self::Console, Self::Stdin, Self::Stdout, Self::Stderr, Self::Control, Self::Monitor];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -50,6 +53,7 @@ impl Channel {
             Self::Stdout => "stdout",
             Self::Stderr => "stderr",
             Self::Control => "control",
+            Self::Monitor => "monitor",
         }
     }
 }
@@ -147,6 +151,7 @@ impl Machine {
             line.add("-chardev", format!("socket,id={name},fd={fd}"));
             match channel {
                 Channel::Console => line.add("-serial", format!("chardev:{name}")),
+                Channel::Monitor => line.add("-mon", format!("chardev={name},mode=readline")),
                 _ => {
                     line.add("-device", format!("virtserialport,bus=ports.0,chardev={name},name=lab.{name}"))
                 }

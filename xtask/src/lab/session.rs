@@ -35,6 +35,9 @@ const BOOT: Duration = Duration::from_secs(90);
 const BEAT: Duration = Duration::from_secs(10);
 const MISSED: u32 = 6;
 
+/// How long a machine that stands still is watched.
+const WATCHED: u32 = 3;
+
 /// How long PID 1 has to say what it is doing when the time is up.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
@@ -59,6 +62,9 @@ enum Fault {
     /// The lab's own; what its machine said last helps.
     #[error("{0}")]
     Machine(String),
+    /// No beat.
+    #[error("the lab's machine stands still")]
+    StandsStill,
     /// Ours: whoever reads our output went away.
     #[error("passing on the command's {name}: {1}", name = .0.name())]
     Output(Channel, io::Error),
@@ -72,13 +78,17 @@ pub fn run(machine: &Machine, archive: Option<File>, job: Job, time: Duration, c
     let deadline = Instant::now() + time;
     let said = Tail::default();
     let (mut process, mut ends) = start(machine, archive)?;
+    let mut monitor = ends.take(Channel::Monitor)?;
     let talking = overhear(&mut process, &mut ends, &said, console)?;
     let (sender, events) = mpsc::channel();
     listen(&mut ends, &sender)?;
     let (open, control) = give(ends, job)?;
     let result = attend(&events, deadline);
-    if matches!(result, Ok(None)) {
-        ask(control, &events);
+    let mut where_it_stands = String::new();
+    match &result {
+        Ok(None) => ask(control, &events),
+        Err(Fault::StandsStill) => where_it_stands = look(&mut monitor).unwrap_or_default(),
+        _ => {}
     }
     // There is nothing in it to save.
     let _ = process.kill();
@@ -91,6 +101,11 @@ pub fn run(machine: &Machine, archive: Option<File>, job: Job, time: Duration, c
             eprintln!("lab: the command did not end within {} s{}", time.as_secs(), said.lines());
             Ok(TIME_IS_UP)
         }
+        Err(Fault::StandsStill) => bail!(
+            "the lab's machine has stood still for {} s{}",
+            BEAT.as_secs() * u64::from(MISSED),
+            said.lines() + &where_it_stands
+        ),
         Err(Fault::Machine(what)) => {
             // With the process dead these come to their end.
             talking.into_iter().for_each(|thread| drop(thread.join()));
@@ -122,8 +137,7 @@ fn attend(events: &Receiver<Event>, deadline: Instant) -> Result<Option<u8>, Fau
             Err(_) => {}
         }
         if missed == MISSED {
-            let time = BEAT.as_secs() * u64::from(MISSED);
-            return Err(Fault::Machine(format!("the lab's machine has stood still for {time} s")));
+            return Err(Fault::StandsStill);
         }
     }
 }
@@ -133,6 +147,24 @@ fn ask(control: Option<UnixStream>, events: &Receiver<Event>) {
     let asked = control.is_some_and(|mut control| control.write_all(&[0]).is_ok());
     let until = Instant::now() + LAST_WORDS;
     while asked && events.recv_timeout(until.saturating_duration_since(Instant::now())).is_ok() {}
+}
+
+/// Has QEMU say some times, a second apart, where its processors are: an emulator that goes round in circles is known by it.
+fn look(monitor: &mut UnixStream) -> io::Result<String> {
+    monitor.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let mut answer = Vec::new();
+    for _ in 0..WATCHED {
+        monitor.write_all(b"info registers -a\n")?;
+        let mut buffer = [0; 16 << 10];
+        while let Ok(count @ 1..) = monitor.read(&mut buffer) {
+            answer.extend_from_slice(&buffer[..count]);
+        }
+    }
+    let answer = String::from_utf8_lossy(&answer);
+    let lines = answer
+        .lines()
+        .filter(|line| ["RIP", "CPU#", "CR0", "EFER"].iter().any(|name| line.starts_with(name)));
+    Ok(lines.map(|line| format!("\n    {}", line.trim_end())).collect())
 }
 
 /// How far the run is.
