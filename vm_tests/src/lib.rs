@@ -17,6 +17,7 @@
 mod bundle;
 mod command;
 mod container;
+pub mod engine;
 mod guest;
 mod leak;
 mod machine;

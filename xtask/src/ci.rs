@@ -177,7 +177,18 @@ const TESTED_PROFILE: &str = "core";
 fn end_to_end(root: &Path) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["test", "--package", "vm_tests", "--locked"]).current_dir(root);
+    command.args([
+        "test",
+        "--package",
+        "vm_tests",
+        "--locked",
+        "--lib",
+        "--test",
+        "end_to_end",
+        "--test",
+        "machines",
+    ]);
+    command.current_dir(root);
     command.env("CLEAR_TEST_MINI_OS", TESTED_PROFILE);
     command.env("CLEAR_TEST_PROGRAMS", root.join("target/release"));
     succeed(&mut command, "cargo test --package vm_tests")

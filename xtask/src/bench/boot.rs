@@ -77,6 +77,9 @@ fn bare(bench: &Bench) -> Result<(PathBuf, Vec<String>)> {
         } else if let Some(rest) = arg.strip_prefix("socket,id=") {
             let id = rest.split(',').next().unwrap_or(rest).to_string();
             *arg = format!("null,id={id}");
+        } else if let Some(rest) = arg.strip_prefix("tap,id=") {
+            let id = rest.split(',').next().unwrap_or(rest).to_string();
+            *arg = format!("hubport,id={id},hubid=0");
         } else if arg.starts_with("local,id=") {
             let kept: Vec<&str> = arg.split(',').filter(|part| !part.starts_with("path=")).collect();
             *arg = format!("{},path={}", kept.join(","), share.display());

@@ -1,0 +1,24 @@
+//! What users of Docker and Podman type.
+
+mod devices;
+mod exec;
+mod files;
+mod life;
+mod limits;
+mod network;
+mod process;
+mod refused;
+
+use crate::Test;
+
+/// All of them.
+pub const ALL: [&[(&str, Test)]; 8] = [
+    devices::TESTS,
+    exec::TESTS,
+    files::TESTS,
+    life::TESTS,
+    limits::TESTS,
+    network::TESTS,
+    process::TESTS,
+    refused::TESTS,
+];
