@@ -24,7 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
         Err(error) => return check_message(&error.to_string()),
     };
     let options =
-        PlanOptions { systemd_cgroup: false, require_kvm: false, stage: "/run/cor/fuzz/stage".into() };
+        PlanOptions { systemd_cgroup: false, require_kvm: false, stage: "/run/cor/fuzz/stage".into(), neighbours: Vec::new() };
     let inputs = Inputs {
         id: "fuzz",
         bundle: &BUNDLE,

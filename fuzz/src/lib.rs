@@ -26,6 +26,7 @@ pub fn facts() -> HostFacts {
         memory_available_mib: 12_000,
         kvm: Kvm::Usable,
         clear_vmm: Some("/usr/bin/clear-vmm".into()),
+        hostname: "host".into(),
         qemu: Some(Qemu { path: "/usr/bin/qemu-system-x86_64".into(), version: (10, 0) }),
         cgroups: Cgroups::V2("/sys/fs/cgroup".into()),
     }
@@ -54,7 +55,7 @@ pub fn planned(bundle: &Bundle) -> Result<SandboxPlan, String> {
     let configuration = Configuration::default().for_bundle(bundle).map_err(|e| e.to_string())?;
     let mini_os = configuration.mini_os(mini_os(), |_| Ok(4 << 20)).map_err(|e| e.to_string())?;
     let options =
-        PlanOptions { systemd_cgroup: false, require_kvm: false, stage: "/run/cor/fuzz/stage".into() };
+        PlanOptions { systemd_cgroup: false, require_kvm: false, stage: "/run/cor/fuzz/stage".into(), neighbours: Vec::new() };
     let facts = facts();
     let inputs = Inputs {
         id: "fuzz",

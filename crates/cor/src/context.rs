@@ -4,9 +4,10 @@ use crate::cli::Global;
 use crate::log::Log;
 use anyhow::Context as _;
 use host_check::{HostFacts, Root};
+use oci_spec::runtime::LinuxNamespace;
 use sandbox::bundle::{self, Bundle};
 use sandbox::configuration::Configuration;
-use sandbox::plan::{self, PlanOptions, SandboxPlan};
+use sandbox::plan::{self, Neighbour, PlanOptions, SandboxPlan};
 use sandbox::state::{Container, StateDir};
 use std::path::{Path, PathBuf};
 
@@ -67,6 +68,7 @@ impl Context {
             systemd_cgroup: self.global.systemd_cgroup,
             require_kvm: self.global.require_kvm,
             stage: dir.stage(),
+            neighbours: self.neighbours(bundle)?,
         };
         let inputs = plan::Inputs {
             id,
@@ -82,6 +84,25 @@ impl Context {
             self.log.warn(warning);
         }
         Ok(plan)
+    }
+
+    /// The containers that run here, for a bundle that names namespaces of other processes.
+    fn neighbours(&self, bundle: &Bundle) -> anyhow::Result<Vec<Neighbour>> {
+        let linux = bundle.spec.linux().as_ref();
+        let list = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+        let path = |namespace: &LinuxNamespace| {
+            namespace.path().as_ref().is_some_and(|path| path.starts_with("/proc"))
+        };
+        if !list.iter().any(path) {
+            return Ok(Vec::new());
+        }
+        let running = sandbox::state::list(&self.root()?).into_iter().filter(|one| one.pid() != 0);
+        let neighbour = |one: Container| Neighbour {
+            pid: one.file.pid,
+            sandbox: plan::sandbox_of(|name| one.file.annotations.get(name)).map(String::from),
+            id: one.file.id,
+        };
+        Ok(running.map(neighbour).collect())
     }
 
     /// What the host can do.

@@ -1,7 +1,7 @@
 //! Messages: to standard error for people, to `--log` for engines.
 //!
 //! An error is always on standard error, as one line `cor: ...`, and in the log. Warnings and less are on standard error
-//! only when there is no log.
+//! only when there is no log, and when it is not about to become the program's own.
 
 use crate::cli::{Global, LogFormat};
 use anyhow::Context as _;
@@ -36,6 +36,8 @@ pub struct Log {
     file: Option<File>,
     format: LogFormat,
     least: Cell<Level>,
+    /// Standard error is the program's: an engine would take what is said there for its output.
+    quiet: Cell<bool>,
 }
 
 impl Log {
@@ -52,7 +54,7 @@ impl Log {
             None => None,
         };
         let least = if global.debug { Level::Debug } else { Level::Info };
-        Ok(Log { file, format: global.log_format, least: Cell::new(least) })
+        Ok(Log { file, format: global.log_format, least: Cell::new(least), quiet: Cell::new(false) })
     }
 
     /// Follows the configuration, unless the command line asked for more.
@@ -66,6 +68,11 @@ impl Log {
         if self.least.get() != Level::Debug {
             self.least.set(level);
         }
+    }
+
+    /// Leaves standard error to the container's program, except for errors. A terminal is read by people.
+    pub fn leave_stderr(&self) {
+        self.quiet.set(!std::io::stderr().is_terminal());
     }
 
     /// Something failed.
@@ -92,7 +99,7 @@ impl Log {
             // A full log disk must not fail what is being done.
             let _ = writeln!(file, "{}", self.line(level, &message));
         }
-        if level == Level::Error || self.file.is_none() {
+        if level == Level::Error || self.file.is_none() && !self.quiet.get() {
             let word = match level {
                 Level::Error => "",
                 Level::Warning => "warning: ",

@@ -24,6 +24,9 @@ pub struct HostFacts {
     pub clear_vmm: Option<PathBuf>,
     /// How control groups are mounted.
     pub cgroups: Cgroups,
+    /// Name of the host in this process's UTS namespace; empty if it cannot be read.
+    #[serde(default)]
+    pub hostname: String,
 }
 
 /// Whether /dev/kvm runs real guests.

@@ -19,6 +19,7 @@ pub fn survey(root: &Root) -> HostFacts {
         qemu: qemu::find(root),
         clear_vmm: root.companion("clear-vmm").or_else(|| root.program("clear-vmm")),
         cgroups: cgroups::layout(&mounts::read(root)),
+        hostname: root.read("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
     }
 }
 

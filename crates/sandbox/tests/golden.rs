@@ -63,6 +63,7 @@ fn planned(dir: &Path) -> Value {
         systemd_cgroup: case.systemd_cgroup,
         require_kvm: case.require_kvm,
         stage: "/run/cor/golden/stage".into(),
+        neighbours: Vec::new(),
     };
     let inputs = Inputs {
         id: "golden",

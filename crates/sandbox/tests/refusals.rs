@@ -5,7 +5,7 @@ use machine_spec::mini_os::{Features, File, MiniOs};
 use proptest::prelude::*;
 use sandbox::bundle::{Bundle, SourceKind, Sources, bind_source, parse_process, spec};
 use sandbox::configuration::Configuration;
-use sandbox::plan::{Inputs, PlanOptions, SandboxPlan, plan, process_for_exec};
+use sandbox::plan::{HostStep, Inputs, Neighbour, PlanOptions, SandboxPlan, plan, process_for_exec};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -17,6 +17,7 @@ fn facts() -> HostFacts {
         memory_available_mib: 6000,
         kvm: Kvm::Unusable("the probe guest did not run".into()),
         clear_vmm: None,
+        hostname: "host".into(),
         qemu: Some(Qemu { path: "/usr/bin/qemu-system-x86_64".into(), version: (10, 0) }),
         cgroups: Cgroups::V2("/sys/fs/cgroup".into()),
     }
@@ -49,8 +50,12 @@ struct Setting {
 
 impl Setting {
     fn new() -> Self {
-        let options =
-            PlanOptions { systemd_cgroup: false, require_kvm: false, stage: "/run/cor/x/stage".into() };
+        let options = PlanOptions {
+            systemd_cgroup: false,
+            require_kvm: false,
+            stage: "/run/cor/x/stage".into(),
+            neighbours: Vec::new(),
+        };
         let (configuration, facts, mini_os) = (Configuration::default(), facts(), mini_os());
         Setting { id: "x".into(), configuration, facts, mini_os, options, sources: false }
     }
@@ -182,7 +187,7 @@ fn each_refusal_has_its_sentence() {
         ),
         (
             "linux.namespaces",
-            json!([{"type": "network"}, {"type": "user"}]),
+            json!([{"type": "pid"}, {"type": "network"}, {"type": "user"}]),
             "linux.namespaces: a user namespace needs",
         ),
         ("linux.namespaces", json!([{"type": "new"}]), "linux.namespaces[0].type: unknown variant `new`"),
@@ -278,6 +283,28 @@ fn each_refusal_has_its_sentence() {
         };
         assert!(error.starts_with(&wanted), "{pointer} = {value}:\n  got  {error}\n  want {wanted}");
     }
+}
+
+/// Namespaces of a container of ours can be had by one other: by the first of its pod.
+#[test]
+fn of_a_pod_one_container_can_run() {
+    let mut config = with(
+        "linux.namespaces",
+        json!([{"type": "pid"}, {"type": "network", "path": "/proc/70/ns/net"}, {"type": "ipc", "path": "/proc/70/ns/ipc"}]),
+    );
+    let mut setting = Setting::new();
+    let stranger = setting.run(&config).unwrap_err();
+    assert!(stranger.contains("linux.namespaces[2].path: the ipc namespace"), "{stranger}");
+    setting.options.neighbours = vec![Neighbour { id: "pause".into(), pid: 70, sandbox: None }];
+    let other = setting.run(&config).unwrap_err();
+    assert!(other.contains("belongs to container \"pause\""), "{other}");
+    config["annotations"] = json!({"io.kubernetes.cri-o.SandboxID": "pause"});
+    let plan = setting.run(&config).unwrap();
+    assert!(plan.host.iter().any(|step| matches!(step, HostStep::Taps { take_over: true, .. })));
+    let member = Neighbour { id: "first".into(), pid: 71, sandbox: Some("pause".into()) };
+    setting.options.neighbours.push(member);
+    let second = setting.run(&config).unwrap_err();
+    assert!(second.contains("container \"first\" of the same pod runs already"), "{second}");
 }
 
 #[test]

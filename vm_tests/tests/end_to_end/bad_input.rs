@@ -171,6 +171,7 @@ fn what_a_machine_cannot_give_is_refused_with_the_reason() {
         sandbox.cor(&["run", "--bundle"]).arg(bundle.path()).arg(sandbox.id()).run().refused(words);
     };
     case(&|spec| vm_tests::remove_namespace(spec, "network"), "network");
+    case(&|spec| vm_tests::remove_namespace(spec, "pid"), "the host's processes");
     case(&|spec| spec["linux"]["intelRdt"] = json!({ "closID": "x" }), "linux.intelRdt");
     case(&|spec| mount(spec, "/x", "bind", "/dev/kmsg-no", &["bind"]), "/dev/kmsg-no");
     case(&|spec| spec["windows"] = json!({ "layerFolders": [] }), "windows");

@@ -8,15 +8,22 @@ use std::ffi::CStr;
 /// Deepest directory that is copied; the descriptors of all levels are open at a time.
 const MAX_DEPTH: usize = 200;
 
-/// Copies everything below `from` to `to`, with owners and modes.
+/// Copies everything below `from` to `to`, with owners and modes; `to` itself stays as it is.
 ///
 /// # Errors
 /// The first error of any call.
 pub fn copy(from: &OwnedFd, to: &OwnedFd) -> rustix::io::Result<()> {
-    copy_directory(from, to, MAX_DEPTH)
+    copy_entries(from, to, MAX_DEPTH)
 }
 
 fn copy_directory(from: &OwnedFd, to: &OwnedFd, depth: usize) -> rustix::io::Result<()> {
+    copy_entries(from, to, depth)?;
+    let stat = rustix::fs::fstat(from)?;
+    rustix::fs::fchown(to, Some(owner(&stat)), Some(group(&stat)))?;
+    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode))
+}
+
+fn copy_entries(from: &OwnedFd, to: &OwnedFd, depth: usize) -> rustix::io::Result<()> {
     if depth == 0 {
         return Err(Errno::LOOP);
     }
@@ -27,9 +34,7 @@ fn copy_directory(from: &OwnedFd, to: &OwnedFd, depth: usize) -> rustix::io::Res
             copy_entry(from, to, name, depth)?;
         }
     }
-    let stat = rustix::fs::fstat(from)?;
-    rustix::fs::fchown(to, Some(owner(&stat)), Some(group(&stat)))?;
-    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode))
+    Ok(())
 }
 
 fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &CStr, depth: usize) -> rustix::io::Result<()> {

@@ -136,12 +136,16 @@ pub fn perform(root: &Root, mount: &Mount, tree: Option<&OwnedFd>) -> Result<Opt
             &made
         }
     };
+    let kept = kept_mode(root, mount);
     let at = destination(root, &mount.destination, is_directory(tree.as_fd()).doing(what)?).doing(what)?;
     // Opened now, for reading: once the new file system covers it, only this leads there.
     let below = mount.copy_up.then(|| root_of(&at)).transpose().doing(what)?;
     let late_readonly = mount.fstype == "tmpfs" && mount.flags & libc::MS_RDONLY != 0;
     let flags = if late_readonly { mount.flags & !libc::MS_RDONLY } else { mount.flags };
     finish(tree, mount, flags).doing(what)?;
+    if let Some(mode) = kept {
+        rustix::fs::fchmod(root_of(tree).doing(what)?, mode).doing(what)?;
+    }
     attach(tree.as_fd(), at.as_fd()).doing(what)?;
     propagate(tree.as_fd(), &mount.propagation).doing(what)?;
     if let Some(below) = below {
@@ -192,6 +196,15 @@ fn finish(tree: &OwnedFd, mount: &Mount, flags: u64) -> rustix::io::Result<()> {
         sys::mount_setattr(tree.as_fd(), true, &MountAttr { set, clear, ..MountAttr::default() })?;
     }
     Ok(())
+}
+
+/// The mode that a tmpfs takes over from a directory which is there already, unless its options name one: as with runc.
+fn kept_mode(root: &Root, mount: &Mount) -> Option<Mode> {
+    if mount.fstype != "tmpfs" || mount.data.split(',').any(|option| option.starts_with("mode=")) {
+        return None;
+    }
+    let stat = rustix::fs::fstat(root.open(&mount.destination).ok()?).ok()?;
+    Some(Mode::from_raw_mode(stat.st_mode & 0o7777))
 }
 
 fn virtual_tree(mount: &Mount) -> Result<OwnedFd> {

@@ -46,6 +46,7 @@ pub fn mount_all() -> Result<()> {
     }
     mount("cgroup2", CGROUP, quiet | MountFlags::NODEV, c"")?;
     enable_controllers();
+    overcommit();
     Ok(())
 }
 
@@ -63,6 +64,15 @@ fn enable_controllers() {
     }
     if let Err(e) = files::write("/sys/fs/cgroup/cgroup.subtree_control", &enable) {
         log::warn(&format!("enable control group controllers: {}", cause(e)));
+    }
+}
+
+/// Lets programs reserve more memory than the machine has, as a host with plenty does: the machine is as small as the container's limit, and
+/// what a program touches beyond that is what the limit is for.
+fn overcommit() {
+    // Always (1), of Documentation/mm/overcommit-accounting.rst.
+    if let Err(e) = files::write("/proc/sys/vm/overcommit_memory", "1") {
+        log::warn(&format!("let programs reserve memory: {}", cause(e)));
     }
 }
 

@@ -45,6 +45,7 @@ pub struct Make {
 }
 
 pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
+    context.log.leave_stderr();
     let plan = plan(&args.id, &args.make, context)?;
     let console = console(&plan, &args.make, true)?;
     let pid = lifecycle::create(Create {

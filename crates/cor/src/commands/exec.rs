@@ -86,6 +86,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
         Some(path) => read(path)?,
         None => from_flags(&args, container.dir.id(), &container.file.bundle)?,
     };
+    context.log.leave_stderr();
     let (given, mut warnings) = parse_process(&text)?;
     let (mut process, more) = plan::process_for_exec(&given, &read_plan(&container.dir)?, Io::default())?;
     warnings.extend(more);

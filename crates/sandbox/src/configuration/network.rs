@@ -13,7 +13,7 @@ pub struct Network {
 
 impl Default for Network {
     fn default() -> Self {
-        Network { model: NetworkModel::Tc, min_devices: 1 }
+        Network { model: NetworkModel::Tc, min_devices: 2 }
     }
 }
 

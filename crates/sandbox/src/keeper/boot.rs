@@ -161,11 +161,13 @@ fn host_steps(
     let (mut network, mut taps, mut namespace) = (None, Taps::new(), None);
     for step in &plan.host {
         match step {
-            HostStep::Taps { least } => Network::prepare(dir, namespace.take(), *least).map(|prepared| {
-                plan.machine.devices.extend(prepared.devices);
-                network = Some(prepared.network);
-                taps = prepared.taps;
-            }),
+            HostStep::Taps { least, take_over } => {
+                Network::prepare(dir, namespace.take(), *least).map(|prepared| {
+                    plan.machine.devices.extend(prepared.devices);
+                    network = Some(prepared.network.taking_over(*take_over));
+                    taps = prepared.taps;
+                })
+            }
             HostStep::Cgroup { path, limits } => cgroup::enter(dir, cgroups, path, limits),
             HostStep::NetworkNamespace { path } => {
                 namespace.clone_from(path);

@@ -55,6 +55,8 @@ pub(super) struct Network {
     /// A namespace that outlives the keeper.
     namespace: Option<PathBuf>,
     cookie: Cookie,
+    /// Whether to take interfaces that another machine has.
+    take_over: bool,
     socket: Socket,
     changes: Socket,
     ports: Vec<Port>,
@@ -73,6 +75,11 @@ pub(super) struct Prepared {
 }
 
 impl Network {
+    /// Takes interfaces that another machine has, if `yes`.
+    pub fn taking_over(self, yes: bool) -> Self {
+        Network { take_over: yes, ..self }
+    }
+
     /// Makes the taps, in the calling thread's network namespace, which is the file `namespace` unless it is the keeper's own.
     ///
     /// # Errors
@@ -99,7 +106,8 @@ impl Network {
         }
         let cookie = entropy();
         let dir = dir.clone();
-        let network = Network { dir, namespace, cookie, socket, changes, ports, told: Vec::new(), due: None };
+        let (told, due, take_over) = (Vec::new(), None, false);
+        let network = Network { dir, namespace, cookie, take_over, socket, changes, ports, told, due };
         Ok(Prepared { network, devices, taps })
     }
 
@@ -161,13 +169,16 @@ impl Network {
         let Some(free) = self.ports.iter().position(|port| port.interface.is_none()) else {
             return Err(NetworkError::NoDevice { name: interface.name.clone(), devices, wanted }.into());
         };
-        let Network { dir, namespace, cookie, socket, .. } = self;
+        let Network { dir, namespace, cookie, socket, take_over, .. } = self;
         let tap = &self.ports[free].tap;
         tap.bring_up(socket, interface.mtu)?;
         redirect::redirect(socket, &tap.name, tap.index, index, cookie)?;
         if let Some(namespace) = namespace {
             let namespace = namespace.clone();
             undo::note(dir, &Undo::Redirect { namespace, interface: index, cookie: *cookie })?;
+        }
+        if *take_over {
+            redirect::take(socket, index)?;
         }
         redirect::redirect(socket, &interface.name, index, tap.index, cookie)?;
         self.ports[free].interface = Some(index);

@@ -315,7 +315,9 @@ impl Keeper {
             Event::Exited { process_id: INIT_PROCESS, status, oom_killed, .. } => {
                 self.timeline.stamp("program ended");
                 self.exit = Some(status);
-                self.state.oom_killed |= oom_killed;
+                if oom_killed {
+                    self.note_out_of_memory();
+                }
                 self.ports.retain(|_, port| port.process_id != INIT_PROCESS);
                 self.phase = Phase::Draining;
             }
@@ -324,10 +326,20 @@ impl Keeper {
                 self.exec_ends.insert(process_id, status);
             }
             Event::OutOfMemory { .. } => {
-                self.state.oom_killed = true;
+                self.note_out_of_memory();
                 self.set_status(self.state.status);
             }
             Event::Warning(text) => self.console_tail.push(format!("agent: {text}\n").as_bytes()),
+        }
+    }
+
+    /// The kernel has killed a process of the container for lack of memory: the guest's kernel, so the host's control group, which conmon
+    /// watches, shows nothing. Podman and CRI-O look for the file that conmon would make then.
+    fn note_out_of_memory(&mut self) {
+        self.state.oom_killed = true;
+        let manager = self.plan.annotations.get("io.container.manager").map(String::as_str);
+        if matches!(manager, Some("libpod" | "cri-o")) {
+            let _ = std::fs::File::create(self.plan.bundle.join("oom"));
         }
     }
 

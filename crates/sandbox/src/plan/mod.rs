@@ -24,6 +24,7 @@ mod mount_options;
 mod mounts;
 mod namespaces;
 mod network;
+mod pods;
 mod process;
 mod resources;
 mod rootfs;
@@ -39,6 +40,7 @@ pub use error::PlanError;
 pub use fold::plan;
 pub use limits::guest_limits;
 pub use mount_options::known_options;
+pub use pods::{Neighbour, sandbox as sandbox_of};
 pub use process::process_for_exec;
 pub use seccomp::seccomp_features;
 pub use update::update;
@@ -86,6 +88,8 @@ pub struct PlanOptions {
     pub require_kvm: bool,
     /// Absolute path of the directory behind [`SHARE_TAG`], made by the keeper.
     pub stage: PathBuf,
+    /// The containers that run, if namespaces are given by path.
+    pub neighbours: Vec<Neighbour>,
 }
 
 /// What one feature of the configuration needs on the three sides.
@@ -170,6 +174,9 @@ pub enum HostStep {
     Taps {
         /// Number of devices, if there are fewer interfaces.
         least: usize,
+        /// Take interfaces from another machine that has them: the one of the pod's sandbox.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        take_over: bool,
     },
     /// Bind a host path to `<stage>/<name>`; the stage is the directory behind [`SHARE_TAG`], on a private tmpfs.
     Stage {

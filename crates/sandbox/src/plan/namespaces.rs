@@ -1,10 +1,11 @@
 //! Namespaces: a machine is one by itself, so most questions are answered before they are asked.
 //!
 //! Mount, pid, ipc, uts and cgroup are always the container's own. The network namespace is the one on the host whose
-//! interfaces the machine gets. User and time namespaces are made in the guest when asked for.
+//! interfaces the machine gets. User and time namespaces are made in the guest when asked for. Who asks for the host's gets the
+//! machine's where that serves: its IPC objects, its name (a copy of the host's, `security.rs`); the host's processes and network are refused.
 
 use super::id_maps::container_maps;
-use super::{HostStep, Inputs, Piece, PlanError};
+use super::{HostStep, Inputs, Piece, PlanError, pods};
 use guest_protocol::message::{Namespaces, Step};
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType as Type};
 
@@ -18,13 +19,16 @@ pub(super) fn namespaces(inputs: &Inputs) -> Result<Piece, PlanError> {
             let problem = format!("a second namespace of type {}", name(namespace.typ()));
             return Err(PlanError::invalid(format!("linux.namespaces[{index}]"), problem));
         }
-        if namespace.typ() != Type::Network {
-            refuse_path(index, namespace)?;
-        }
+        check_path(inputs, index, namespace)?;
     }
     piece.host.push(network(find(Type::Network))?);
+    if find(Type::Pid).is_none() {
+        let why = "no PID namespace is given, which means the host's own; a virtual machine cannot show the host's processes";
+        let fix = "leave out --pid=host with Docker and Podman, or add {\"type\": \"pid\"}";
+        return Err(PlanError::refused("linux.namespaces", why, fix));
+    }
     let missing: Vec<_> =
-        [Type::Pid, Type::Ipc, Type::Uts].into_iter().filter(|t| find(*t).is_none()).map(name).collect();
+        [Type::Ipc, Type::Uts].into_iter().filter(|t| find(*t).is_none()).map(name).collect();
     if !missing.is_empty() {
         piece.warnings.push(format!(
             "linux.namespaces: the host's {} was asked for; the container has the virtual machine's instead",
@@ -49,11 +53,22 @@ fn network(namespace: Option<&LinuxNamespace>) -> Result<HostStep, PlanError> {
     Ok(HostStep::NetworkNamespace { path })
 }
 
-fn refuse_path(index: usize, namespace: &LinuxNamespace) -> Result<(), PlanError> {
+/// A network namespace may be anybody's but another container's; the others are of kernels that the guest does not see.
+fn check_path(inputs: &Inputs, index: usize, namespace: &LinuxNamespace) -> Result<(), PlanError> {
     let Some(path) = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) else {
         return Ok(());
     };
     let name = name(namespace.typ());
+    if let Some(owner) = pods::owner(inputs, path) {
+        return pods::join(
+            inputs,
+            owner,
+            &format!("linux.namespaces[{index}].path: the {name} namespace {path:?}"),
+        );
+    }
+    if namespace.typ() == Type::Network {
+        return Ok(());
+    }
     Err(PlanError::refused(
         format!("linux.namespaces[{index}].path"),
         format!(

@@ -5,6 +5,7 @@
 
 use super::{Inputs, Piece, PlanError};
 use guest_protocol::message::Step;
+use oci_spec::runtime::LinuxNamespaceType;
 
 /// Longest name the kernel takes (`__NEW_UTS_LEN`).
 const MAX_NAME: usize = 64;
@@ -24,8 +25,8 @@ const NAMESPACED: [&str; 9] = [
 
 pub(super) fn names(inputs: &Inputs) -> Result<Piece, PlanError> {
     let mut guest = Vec::new();
-    let given =
-        [("hostname", inputs.bundle.spec.hostname()), ("domainname", inputs.bundle.spec.domainname())];
+    let hostname = inputs.bundle.spec.hostname().clone().or_else(|| shared_name(inputs));
+    let given = [("hostname", &hostname), ("domainname", inputs.bundle.spec.domainname())];
     for (field, name) in given {
         let Some(name) = name.clone().filter(|name| !name.is_empty()) else { continue };
         if name.len() > MAX_NAME || name.contains('\0') {
@@ -34,6 +35,14 @@ pub(super) fn names(inputs: &Inputs) -> Result<Piece, PlanError> {
         guest.push(if field == "hostname" { Step::Hostname(name) } else { Step::Domainname(name) });
     }
     Ok(Piece { guest, ..Piece::default() })
+}
+
+/// The host's name, for a container that shares the host's UTS namespace: a copy, as the machine has one of its own.
+fn shared_name(inputs: &Inputs) -> Option<String> {
+    let linux = inputs.bundle.spec.linux().as_ref();
+    let own = linux.and_then(|linux| linux.namespaces().as_ref());
+    let own = own.is_some_and(|list| list.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Uts));
+    (!own).then(|| inputs.facts.hostname.clone())
 }
 
 pub(super) fn paths(inputs: &Inputs) -> Result<Piece, PlanError> {

@@ -3,7 +3,11 @@
 use crate::tests;
 use vm_tests::engine::{Engine, is_ours};
 
-tests![namespaces_of_the_host_are_refused, namespaces_of_another_container_are_refused];
+tests![
+    namespaces_of_the_host_are_refused,
+    the_hosts_name_and_shared_memory_are_the_machines,
+    namespaces_of_another_container_are_refused
+];
 
 /// Runs with an option that no machine can give; the message must have these words, and nothing may be left.
 #[track_caller]
@@ -15,17 +19,24 @@ fn refused(engine: &Engine, option: &str, words: &str) {
 
 fn namespaces_of_the_host_are_refused(engine: &Engine) {
     if is_ours() {
-        refused(engine, "--network=host", "network");
+        refused(engine, "--network=host", "network namespace");
         refused(engine, "--pid=host", "PID namespace");
-        refused(engine, "--ipc=host", "IPC namespace");
-        refused(engine, "--uts=host", "UTS namespace");
     }
+}
+
+fn the_hosts_name_and_shared_memory_are_the_machines(engine: &Engine) {
+    let output = engine
+        .script(&["--uts=host", "--ipc=host"], "hostname; echo x > /dev/shm/of-the-container; ls /dev/shm");
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("the host's name");
+    assert!(output.clone().expect(0).text().starts_with(name.trim()), "{output}");
+    let _ = std::fs::remove_file("/dev/shm/of-the-container");
 }
 
 fn namespaces_of_another_container_are_refused(engine: &Engine) {
     if is_ours() {
         let other = engine.sleeping(&[]);
-        refused(engine, &format!("--pid=container:{}", other.name()), "namespace");
-        refused(engine, &format!("--network=container:{}", other.name()), "namespace");
+        for kind in ["pid", "network", "ipc"] {
+            refused(engine, &format!("--{kind}=container:{}", other.name()), "belongs to container");
+        }
     }
 }

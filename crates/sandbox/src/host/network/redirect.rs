@@ -108,9 +108,17 @@ pub fn remove(socket: &mut Socket, index: u32, cookie: &Cookie) -> Result<(), Ne
     if filters.iter().filter_map(|(_, body)| cookie_of(body)).any(|found| found != cookie) {
         return Ok(());
     }
+    take(socket, index)
+}
+
+/// Ends a redirection of interface `index`, whosever it is; that there is none is no error.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn take(socket: &mut Socket, index: u32) -> Result<(), NetworkError> {
     match socket.request(old_discipline(index)) {
         Err(Errno::INVAL | Errno::NODEV | Errno::NOENT) => Ok(()),
-        result => result.map_err(failed("removing the ingress queueing discipline")),
+        result => result.map_err(NetworkError::kernel("removing the ingress queueing discipline")),
     }
 }
 
