@@ -2,6 +2,7 @@
 
 use super::agent_client::AgentClient;
 use super::control::Control;
+use super::face::Face;
 use super::network::Network;
 use super::protocol::Progress;
 use super::pump::Direction;
@@ -38,10 +39,12 @@ pub(super) fn boot(
     dir: &StateDir,
     plan: SandboxPlan,
     console: Option<OwnedFd>,
+    signals: io::Result<SignalFd>,
+    face: Face,
     mut timeline: Timeline,
     reporter: &mut Reporter,
 ) -> Result<Keeper, (Failed, Timeline, String)> {
-    match try_boot(dir, plan, console, &mut timeline, reporter) {
+    match try_boot(dir, plan, console, signals, face, &mut timeline, reporter) {
         Ok(keeper) => Ok(Keeper { timeline, ..keeper }),
         Err((failed, log)) => Err((failed, timeline, log)),
     }
@@ -51,12 +54,13 @@ fn try_boot(
     dir: &StateDir,
     mut plan: SandboxPlan,
     console: Option<OwnedFd>,
+    signals: io::Result<SignalFd>,
+    face: Face,
     timeline: &mut Timeline,
     reporter: &mut Reporter,
 ) -> Result<Keeper, (Failed, String)> {
     let plain = |failed: Failed| (failed, String::new());
-    let signals =
-        SignalFd::new(&[libc::SIGWINCH]).map_err(Failed::while_("setting up signals")).map_err(plain)?;
+    let signals = signals.map_err(Failed::while_("setting up signals")).map_err(plain)?;
     let stdio = take_stdio().map_err(Failed::while_("taking over the standard files")).map_err(plain)?;
     let slave = match console {
         Some(socket) => Some(open_terminal(socket.as_fd(), &plan).map_err(plain)?),
@@ -71,6 +75,7 @@ fn try_boot(
     let mut state = new_state(&plan, vmm.name());
     write_state(dir, &state).map_err(plain)?;
     let (network, taps) = host_steps(dir, &mut plan, &cgroups).map_err(plain)?;
+    face.show_network().map_err(Failed::while_("showing the network namespace")).map_err(plain)?;
     timeline.stamp("host steps");
     let (console_ours, console_vmm) =
         UnixStream::pair().map_err(Failed::while_("preparing the console")).map_err(plain)?;
@@ -109,6 +114,7 @@ fn try_boot(
     let ports = init_ports(stdio, slave.as_ref()).map_err(plain)?;
     Ok(Keeper {
         dir: dir.clone(),
+        face,
         ports,
         terminal: slave,
         plan,

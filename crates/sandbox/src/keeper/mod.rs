@@ -10,12 +10,13 @@
 //!                  exits with the program's exit code
 //! ```
 //!
-//! One thread, no blocking call after start-up, every wait with a deadline. Whatever kills it takes the VMM along
-//! (PR_SET_PDEATHSIG); what it leaves then is on the undo list.
+//! One thread does the work: no blocking call after start-up, every wait with a deadline. Another one shows the container to engines (`face.rs`).
+//! Whatever kills them takes the VMM along (PR_SET_PDEATHSIG); what they leave then is on the undo list.
 
 mod agent_client;
 mod boot;
 mod control;
+mod face;
 mod network;
 pub mod protocol;
 pub mod pump;
@@ -26,10 +27,12 @@ pub mod timeline;
 
 use crate::history::{self, Failure, Record};
 use crate::plan::SandboxPlan;
+use crate::signals::SignalFd;
 use crate::state::{StateDir, StateFile, Status};
+use face::Face;
 use protocol::Progress;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use timeline::Timeline;
@@ -66,6 +69,12 @@ impl Failed {
 
 /// Runs the container to its end; returns the exit code for this process.
 pub fn run(launch: Launch) -> u8 {
+    // Blocked in every thread, or the first one would take what the second one is to read.
+    let signals = SignalFd::new(&[libc::SIGWINCH]);
+    face::with_face(move |face| work(launch, signals, face))
+}
+
+fn work(launch: Launch, signals: io::Result<SignalFd>, face: Face) -> u8 {
     let mut timeline = Timeline::new(launch.start_us);
     timeline.stamp("keeper");
     let Launch { dir, plan, status, lock, console, .. } = launch;
@@ -77,7 +86,7 @@ pub fn run(launch: Launch) -> u8 {
             return 1;
         }
     };
-    let code = match boot::boot(&dir, plan, console, timeline, &mut reporter) {
+    let code = match boot::boot(&dir, plan, console, signals, face, timeline, &mut reporter) {
         Ok(keeper) => keeper.run(reporter),
         Err((failed, timeline, logs)) => {
             let failure = Failure {

@@ -2,6 +2,7 @@
 
 use super::agent_client::{AgentClient, FromGuest};
 use super::control::{ConnectionId, Control};
+use super::face::Face;
 use super::network::Network;
 use super::protocol::{Progress, Reply};
 use super::pump::{self, Direction, Pump};
@@ -85,6 +86,7 @@ pub(super) enum Phase {
 /// All that the keeper has.
 pub(super) struct Keeper {
     pub dir: StateDir,
+    pub face: Face,
     pub plan: SandboxPlan,
     pub state: StateFile,
     pub cgroups: Cgroups,
@@ -439,6 +441,11 @@ impl Keeper {
             Ok(_) => {
                 self.timeline.stamp("created");
                 self.phase = Phase::Alive;
+                // Now: the guest has made the places of the mounts.
+                let processes = [Some(self.state.pid), self.state.vmm_pid].into_iter().flatten().collect();
+                if let Err(error) = self.face.show_files(&self.plan, &self.dir.stage(), processes) {
+                    return self.fail("showing the container's files", &error.to_string());
+                }
                 self.state.status = Status::Created;
                 if let Err(failed) = write_state(&self.dir, &self.state) {
                     return self.fail(failed.phase, &failed.message);

@@ -2,7 +2,7 @@
 
 use crate::tests;
 use serde_json::json;
-use vm_tests::engine::Engine;
+use vm_tests::engine::{Engine, is_ours};
 use vm_tests::until;
 
 tests![
@@ -146,6 +146,9 @@ fn processes_are_listed(engine: &Engine) {
     let container = engine.sleeping(&[]);
     let listed = container.command(&["top"]).ok();
     assert!(listed.lines().count() >= 2, "{listed}");
+    // What runs it on the host, or the program: not the host's other processes.
+    let expected = if is_ours() { "cor" } else { "sleep" };
+    assert!(listed.contains(expected) && !listed.contains("unshare"), "{listed}");
     // With options of ps, Podman asks the container's own.
     if !engine.is_docker() {
         assert!(container.command(&["top"]).arg("-o").arg("args").ok().contains("sleep 1000"));
