@@ -11,7 +11,7 @@ use std::process::{Child, ChildStdin, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// A command to run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Command {
     line: Vec<OsString>,
     input: Vec<u8>,

@@ -99,6 +99,9 @@ impl Context {
         let running = sandbox::state::list(&self.root()?).into_iter().filter(|one| one.pid() != 0);
         let neighbour = |one: Container| Neighbour {
             pid: one.file.pid,
+            hostname: sandbox::lifecycle::read_plan(&one.dir)
+                .ok()
+                .and_then(|plan| plan.hostname().map(String::from)),
             sandbox: plan::sandbox_of(|name| one.file.annotations.get(name)).map(String::from),
             id: one.file.id,
         };

@@ -57,6 +57,11 @@ pub enum LifecycleError {
         /// Why.
         source: io::Error,
     },
+    /// Not root of the host.
+    #[error(
+        "rootless containers are not supported yet: making network devices and control groups takes root of the host; run this, or the engine that calls it, as root (sudo)"
+    )]
+    Rootless,
     /// Wrong state for the operation.
     #[error("cannot {operation} container {id:?} that is {status}{hint}")]
     WrongState {
@@ -98,6 +103,9 @@ pub struct Create<'a> {
 /// When anything of it fails; then nothing is left.
 pub fn create(create: Create<'_>) -> Result<u32, LifecycleError> {
     let Create { dir, plan, console, pid_file, start_us } = create;
+    if !is_root_of_host() {
+        return Err(LifecycleError::Rootless);
+    }
     let lock = dir.create()?;
     let result = launch(&dir, &plan, lock, console, start_us).and_then(|(pid, status)| {
         let made = hooks_and_pid_file(&dir, &plan, pid, status, pid_file);
@@ -113,6 +121,14 @@ pub fn create(create: Create<'_>) -> Result<u32, LifecycleError> {
         let _ = dir.remove();
     }
     result
+}
+
+/// Whether this process is root, and not only that of a user namespace, as under a rootless engine.
+fn is_root_of_host() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    // user_namespaces(7): the initial namespace maps all ids to themselves.
+    let initial = map.is_empty() || map.split_whitespace().eq(["0", "0", "4294967295"]);
+    rustix::process::geteuid().is_root() && initial
 }
 
 /// State for the poststop hooks of a container that never came to be.

@@ -290,18 +290,21 @@ fn each_refusal_has_its_sentence() {
 fn of_a_pod_one_container_can_run() {
     let mut config = with(
         "linux.namespaces",
-        json!([{"type": "pid"}, {"type": "network", "path": "/proc/70/ns/net"}, {"type": "ipc", "path": "/proc/70/ns/ipc"}]),
+        json!([{"type": "pid"}, {"type": "network", "path": "/proc/70/ns/net"}, {"type": "ipc", "path": "/proc/70/ns/ipc"}, {"type": "uts", "path": "/proc/70/ns/uts"}]),
     );
     let mut setting = Setting::new();
     let stranger = setting.run(&config).unwrap_err();
     assert!(stranger.contains("linux.namespaces[2].path: the ipc namespace"), "{stranger}");
-    setting.options.neighbours = vec![Neighbour { id: "pause".into(), pid: 70, sandbox: None }];
+    setting.options.neighbours =
+        vec![Neighbour { id: "pause".into(), pid: 70, sandbox: None, hostname: Some("pod".into()) }];
     let other = setting.run(&config).unwrap_err();
     assert!(other.contains("belongs to container \"pause\""), "{other}");
     config["annotations"] = json!({"io.kubernetes.cri-o.SandboxID": "pause"});
+    config.as_object_mut().unwrap().remove("hostname");
     let plan = setting.run(&config).unwrap();
     assert!(plan.host.iter().any(|step| matches!(step, HostStep::Taps { take_over: true, .. })));
-    let member = Neighbour { id: "first".into(), pid: 71, sandbox: Some("pause".into()) };
+    assert_eq!(plan.hostname(), Some("pod"));
+    let member = Neighbour { id: "first".into(), pid: 71, sandbox: Some("pause".into()), hostname: None };
     setting.options.neighbours.push(member);
     let second = setting.run(&config).unwrap_err();
     assert!(second.contains("container \"first\" of the same pod runs already"), "{second}");

@@ -32,6 +32,9 @@ const OVERLAID: [&str; 3] = ["/etc", "/usr/local", "/var/lib"];
 const FRESH: [&str; 5] =
     ["/run", "/var/lib/cni", "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker"];
 
+/// Top control groups that engines make and keep.
+const OF_ENGINES: [&str; 4] = ["buildah", "default", "docker", "libpod_parent"];
+
 /// Where the runtime looks for mini-OSes.
 const STORE: &str = "/var/lib/clear-containers/mini-os";
 
@@ -108,14 +111,22 @@ impl Arena {
         let mut groups: Vec<_> = groups().difference(&self.groups).cloned().collect();
         groups.sort_by_key(|path| std::cmp::Reverse(path.as_os_str().len()));
         for group in groups {
-            let own = ["docker", "libpod_parent", "default", "buildah", "system.slice"];
-            if !own.iter().any(|name| group.ends_with(name)) {
+            if of_a_container(&group) {
                 left.push(format!("control group {}", group.display()));
             }
-            let _ = fs::remove_dir(&group);
+            if OF_ENGINES.iter().any(|name| group.iter().any(|part| part == *name)) {
+                let _ = fs::remove_dir(&group);
+            }
         }
         left
     }
+}
+
+/// Whether a control group is one that an engine asked the runtime for.
+fn of_a_container(group: &Path) -> bool {
+    let name = group.file_name().unwrap_or_default().to_string_lossy();
+    let below = |parent: &str| group.parent().is_some_and(|directory| directory.ends_with(parent));
+    name.starts_with("libpod-") || name.starts_with("buildah-") || below("docker") || below("default")
 }
 
 /// Kills whatever is left, so that the groups can go.

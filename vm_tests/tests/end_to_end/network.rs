@@ -178,7 +178,7 @@ fn delete_leaves_the_namespace_as_it_was_whoever_was_killed() {
             send_signal(container.vmm_pid(), libc::SIGKILL);
         },
         |container| {
-            assert_eq!(make_taps_stay(container.vmm_pid()), 1);
+            assert_eq!(make_taps_stay(container.vmm_pid()), 2);
             send_signal(container.pid(), libc::SIGKILL);
         },
     ];

@@ -4,6 +4,7 @@
 //! in an arena (`vm_tests/src/engine/arena.rs`); engines have the system's own paths in there. `CLEAR_TEST_RUNTIME=runc` runs the same tests
 //! with another runtime, which shows that they expect what everybody does.
 
+mod podman;
 mod users;
 
 use libtest_mimic::{Arguments, Trial};
@@ -35,6 +36,7 @@ fn main() {
     for engine in [&PODMAN, &DOCKER] {
         users::ALL.iter().for_each(|tests| add(engine, tests));
     }
+    add(&PODMAN, podman::TESTS);
     if arguments.list {
         libtest_mimic::run(&arguments, trials).exit();
     }

@@ -135,6 +135,16 @@ pub struct SandboxPlan {
     pub warnings: Vec<String>,
 }
 
+impl SandboxPlan {
+    /// The host name that the container gets, if it gets one.
+    pub fn hostname(&self) -> Option<&str> {
+        self.guest.steps.iter().find_map(|step| match step {
+            Step::Hostname(name) => Some(name.as_str()),
+            _ => None,
+        })
+    }
+}
+
 /// The network device number `index`: its name for the VMM, and the address by which the guest finds it. On the wire it has that of its
 /// interface.
 pub fn net_device(index: usize) -> Device {

@@ -4,6 +4,7 @@
 //! the sandbox's network over, and has the other namespaces for itself, as nobody else is in them.
 
 use super::{Inputs, PlanError};
+use oci_spec::runtime::LinuxNamespaceType;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -19,6 +20,8 @@ pub struct Neighbour {
     pub pid: u32,
     /// The sandbox of the pod that it is in.
     pub sandbox: Option<String>,
+    /// Its host name, if it has one of its own.
+    pub hostname: Option<String>,
 }
 
 /// The sandbox that annotations name.
@@ -59,6 +62,14 @@ pub(super) fn join(inputs: &Inputs, owner: &Neighbour, field: &str) -> Result<()
         ));
     }
     Ok(())
+}
+
+/// The host name of the sandbox whose UTS namespace a container joins.
+pub(super) fn hostname(inputs: &Inputs) -> Option<String> {
+    let linux = inputs.bundle.spec.linux().as_ref();
+    let list = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let uts = list.iter().find(|namespace| namespace.typ() == LinuxNamespaceType::Uts)?;
+    owner(inputs, uts.path().as_ref()?)?.hostname.clone()
 }
 
 /// Whether a container joins its pod's sandbox.

@@ -3,7 +3,7 @@
 //! A sysctl is the container's when the kernel has it per namespace; everything else sets the machine's kernel, which
 //! runs this container alone. So more than runc's short list is possible here.
 
-use super::{Inputs, Piece, PlanError};
+use super::{Inputs, Piece, PlanError, pods};
 use guest_protocol::message::Step;
 use oci_spec::runtime::LinuxNamespaceType;
 
@@ -25,7 +25,8 @@ const NAMESPACED: [&str; 9] = [
 
 pub(super) fn names(inputs: &Inputs) -> Result<Piece, PlanError> {
     let mut guest = Vec::new();
-    let hostname = inputs.bundle.spec.hostname().clone().or_else(|| shared_name(inputs));
+    let given = inputs.bundle.spec.hostname().clone().filter(|name| !name.is_empty());
+    let hostname = given.or_else(|| pods::hostname(inputs)).or_else(|| shared_name(inputs));
     let given = [("hostname", &hostname), ("domainname", inputs.bundle.spec.domainname())];
     for (field, name) in given {
         let Some(name) = name.clone().filter(|name| !name.is_empty()) else { continue };

@@ -5,7 +5,7 @@ mod exec;
 mod files;
 mod life;
 mod limits;
-mod network;
+pub mod network;
 mod process;
 mod refused;
 

@@ -48,7 +48,7 @@ fn ports_are_published(engine: &Engine) {
 }
 
 /// What a web server answers.
-fn get(place: &str) -> Option<String> {
+pub fn get(place: &str) -> Option<String> {
     let mut stream = TcpStream::connect(place).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
