@@ -78,6 +78,7 @@ const STEPS: &[Step] = &[
         work: Work::Cargo(&["run", "--package", "conformance", "--locked", "--", "--runtime", "crun"]),
     },
     Step { name: "end-to-end", headline: "real containers in real machines", work: Work::Own(end_to_end) },
+    Step { name: "engines", headline: "what users of container engines type", work: Work::Own(engines) },
     Step {
         name: "lab",
         headline: "some of them on a KVM host, on every kind of machine",
@@ -175,23 +176,20 @@ fn build_mini_os(root: &Path) -> Result<()> {
 const TESTED_PROFILE: &str = "core";
 
 fn end_to_end(root: &Path) -> Result<()> {
+    vm_tests(root, &["--lib", "--test", "end_to_end", "--test", "machines"])
+}
+
+fn engines(root: &Path) -> Result<()> {
+    vm_tests(root, &["--test", "engines"])
+}
+
+fn vm_tests(root: &Path, which: &[&str]) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args([
-        "test",
-        "--package",
-        "vm_tests",
-        "--locked",
-        "--lib",
-        "--test",
-        "end_to_end",
-        "--test",
-        "machines",
-    ]);
-    command.current_dir(root);
+    command.args(["test", "--package", "vm_tests", "--locked"]).args(which).current_dir(root);
     command.env("CLEAR_TEST_MINI_OS", TESTED_PROFILE);
     command.env("CLEAR_TEST_PROGRAMS", root.join("target/release"));
-    succeed(&mut command, "cargo test --package vm_tests")
+    succeed(&mut command, &format!("cargo test --package vm_tests {}", which.join(" ")))
 }
 
 /// Which tests run in the lab on each of [`MACHINES`], one after another: few that show the whole way. CONTRIBUTING.md says how to run all

@@ -32,6 +32,7 @@ macro_rules! registry {
 }
 
 registry! {
+    parity
     crate_edges names code_map pure_plan lint_reasons man_pages file_size unfinished white_space top_files versions
 }
 
