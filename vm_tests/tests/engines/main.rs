@@ -4,6 +4,7 @@
 //! in an arena (`vm_tests/src/engine/arena.rs`); engines have the system's own paths in there. `CLEAR_TEST_RUNTIME=runc` runs the same tests
 //! with another runtime, which shows that they expect what everybody does.
 
+mod guide;
 mod podman;
 mod users;
 
@@ -36,6 +37,7 @@ fn main() {
     for engine in [&PODMAN, &DOCKER] {
         users::ALL.iter().for_each(|tests| add(engine, tests));
     }
+    add(&PODMAN, guide::TESTS);
     add(&PODMAN, podman::TESTS);
     if arguments.list {
         libtest_mimic::run(&arguments, trials).exit();
