@@ -44,7 +44,7 @@ struct Setting {
     facts: HostFacts,
     mini_os: MiniOs,
     options: PlanOptions,
-    /// Every source of a bind mount exists, as a directory.
+    /// Every source of a bind mount exists, as a directory, and every block device that is listed.
     sources: bool,
     /// Loop devices of the host, by minor.
     disks: Vec<u32>,
@@ -74,6 +74,7 @@ impl Setting {
         if self.sources {
             let binds = bundle.spec.mounts().iter().flatten().filter_map(|m| bind_source(&bundle.dir, m));
             bundle.sources = binds.map(|path| (path, SourceKind::Directory { tmpfs_bytes: None })).collect();
+            bundle.disks = all_disks(&bundle);
         }
         for &minor in &self.disks {
             let node = PathBuf::from(format!("/dev/loop{minor}"));
@@ -91,6 +92,18 @@ impl Setting {
         };
         plan(&inputs).map_err(|e| e.to_string())
     }
+}
+
+/// A disk for every block device in the bundle's list.
+fn all_disks(bundle: &Bundle) -> Vec<HostDisk> {
+    let devices = bundle.spec.linux().as_ref().and_then(|linux| linux.devices().as_deref());
+    let number = |value: i64| u32::try_from(value).ok();
+    let disk = |(major, minor)| HostDisk { major, minor, node: "/dev/d".into(), readonly: false };
+    devices
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|device| Some(disk((number(device.major())?, number(device.minor())?))))
+        .collect()
 }
 
 /// The default specification with one value put in, objects made on the way.
