@@ -7,6 +7,7 @@
 //!      ├─ Cor        one `cor` command with a deadline ─► Output (code, stdout, stderr)
 //!      └─ Container  a container that runs `sleep`, for tests that exec into it
 //!   Machine   a machine of `clear-vmm` on KVM ─► Guest, which does what it is told   Tap  its network
+//!   LoopDisk  a block device of the host
 //!   Network   the container's network namespace and its peer's
 //!   Terminal  a pseudo-terminal with a program on it      ConsoleSocket  what an engine listens on
 //! ```
@@ -20,6 +21,7 @@ mod container;
 pub mod engine;
 mod guest;
 mod leak;
+mod loop_disk;
 mod machine;
 mod needs;
 mod network;
@@ -34,6 +36,7 @@ pub use command::{Command, Output, Running};
 pub use container::Container;
 pub use guest::{Guest, PARAMETERS, initramfs, kernel, kernel_of};
 pub use leak::{Leaks, processes_with};
+pub use loop_disk::LoopDisk;
 pub use machine::{Machine, ctl};
 pub use needs::{on_kvm, on_network};
 pub use network::{Network, OURS, PEER, make_taps_stay};

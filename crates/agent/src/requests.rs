@@ -2,7 +2,7 @@
 
 use crate::container::exec::{self, Exec};
 use crate::container::task::{Phase, Task};
-use crate::container::{processes, setup, statistics, terminal};
+use crate::container::{host_disks, processes, setup, statistics, terminal};
 use crate::error::{Doing, Result, failed, invalid};
 use crate::machine::power;
 use crate::server::Server;
@@ -25,7 +25,7 @@ impl Server {
     pub fn serve(&mut self, request: Request) -> Result<()> {
         let id = request.id;
         let done = match request.body {
-            RequestBody::Setup(setup) => self.set_up(id, &setup),
+            RequestBody::Setup(mut setup) => self.set_up(id, &mut setup),
             RequestBody::Start { container } => self.start(id, &container),
             RequestBody::Exec { container, process_id, process } => {
                 self.exec(id, &container, process_id, &process)
@@ -60,11 +60,12 @@ impl Server {
         self.last_key
     }
 
-    fn set_up(&mut self, request: u32, setup: &Setup) -> Result<Option<Reply>> {
+    fn set_up(&mut self, request: u32, setup: &mut Setup) -> Result<Option<Reply>> {
         if self.containers.get(&setup.container).is_some_and(|c| c.cgroup.is_some()) {
             return Err(invalid(format!("the container {} exists", setup.container)));
         }
         self.ended.clear();
+        host_disks::renumber(&mut setup.steps)?;
         let (container, task) = setup::begin(setup, self.next_key(), request)?;
         self.containers.insert(setup.container.clone(), container);
         self.tasks.insert(task.key, task);

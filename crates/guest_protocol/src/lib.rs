@@ -19,7 +19,7 @@ pub mod mux;
 pub mod network;
 
 /// Version of everything in this crate. The agent states it in its [`message::Hello`]; the host refuses any other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Name of the virtio-serial port that carries the [`mux`].
 pub const CHANNEL_NAME: &str = "clear.agent";

@@ -155,6 +155,8 @@ pub enum Step {
     Share(Share),
     /// Agent: mount a block or pmem device's file system at `/run/clear/disk/<serial>` of the machine.
     Disk(Disk),
+    /// Agent: a block device of the host is a disk of the machine; what else names the host's device means that disk.
+    HostDisk(HostDisk),
     /// Agent: set a sysctl that belongs to the machine, not to a namespace (`net.*`, `vm.*`, `fs.*`). Path below /proc/sys, with slashes.
     MachineSysctl {
         /// For example `net/ipv4/ip_forward`.
@@ -235,6 +237,18 @@ pub struct Disk {
     pub data: String,
 }
 
+/// A block device of the host that the machine has as a disk. The machine's kernel numbers it as it likes, so [`Step::Device`] and
+/// the rules of [`Step::Cgroup`] name it by the host's numbers, and the agent puts the machine's in their place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostDisk {
+    /// Serial of the disk in the machine.
+    pub serial: String,
+    /// Major number on the host.
+    pub major: u32,
+    /// Minor number on the host.
+    pub minor: u32,
+}
+
 /// Where something comes from, as seen by the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
@@ -251,6 +265,11 @@ pub enum Source {
         serial: String,
         /// Path below it.
         path: String,
+    },
+    /// The block device node of the disk with this serial, itself.
+    DiskNode {
+        /// Serial of the disk.
+        serial: String,
     },
     /// A path of the machine's own root file system.
     Machine(String),
@@ -336,6 +355,19 @@ pub struct Device {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// What to do when the machine's kernel has no such device.
+    pub if_absent: IfAbsent,
+}
+
+/// What becomes of a device node behind which there is nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IfAbsent {
+    /// It is made without a look: the device is always there, or nothing may open it.
+    Make,
+    /// It is left out.
+    LeaveOut,
+    /// The container is refused.
+    Refuse,
 }
 
 /// Kind of a device node.

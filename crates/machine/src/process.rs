@@ -5,6 +5,7 @@ use machine_spec::{Device, MachineSpec};
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Child;
@@ -72,23 +73,33 @@ impl Drop for VmmProcess {
 /// # Errors
 /// The first file that cannot be opened.
 pub fn check_files(spec: &MachineSpec) -> Result<(), BootError> {
-    let readable = |what, path: &Path| match File::open(path) {
+    let opens = |what, path: &Path, write| match File::options().read(true).write(write).open(path) {
         Ok(_) => Ok(()),
         Err(source) => Err(BootError::File { what, path: path.to_path_buf(), source }),
     };
+    let readable = |what, path: &Path| opens(what, path, false);
     readable("kernel", &spec.kernel.path)?;
     if let Some(path) = &spec.kernel.initramfs {
         readable("initramfs", path)?;
     }
     for device in &spec.devices {
         match device {
-            Device::Block { path, .. } => readable("disk", path)?,
+            Device::Block { path, readonly, .. } => opens("disk", path, !readonly)?,
             Device::Pmem { path, .. } => readable("image", path)?,
             Device::Share { path, .. } => readable("shared directory", path)?,
             Device::AgentChannel { .. } | Device::Vsock { .. } | Device::Net { .. } => {}
         }
     }
     Ok(())
+}
+
+/// Those paths of the spec's disks that are block devices.
+pub fn host_devices(spec: &MachineSpec) -> Vec<&Path> {
+    let disks = spec.devices.iter().filter_map(|device| match device {
+        Device::Block { path, .. } => Some(path.as_path()),
+        _ => None,
+    });
+    disks.filter(|path| path.metadata().is_ok_and(|found| found.file_type().is_block_device())).collect()
 }
 
 /// The donated taps of the spec's network devices, by their names, in the spec's order.

@@ -25,6 +25,9 @@ pub const MAX_VCPUS: u32 = 255;
 /// Least memory with which a Linux guest of ours boots, in MiB.
 pub const MIN_MEMORY_MIB: u64 = 48;
 
+/// Most devices of [`Chassis::Microvm`]: QEMU's board has so many virtio-mmio transports with one interrupt controller.
+pub const MAX_MICROVM_DEVICES: usize = 8;
+
 /// Longest name of a device (block serial, share tag), in bytes: `VIRTIO_BLK_ID_BYTES` is 20.
 pub const MAX_DEVICE_NAME: usize = 20;
 
@@ -162,6 +165,11 @@ pub enum SpecError {
     /// chassis microvm cannot map pmem devices; use q35
     #[error("chassis microvm cannot map pmem devices; use q35")]
     PmemOnMicrovm,
+    /// chassis microvm has room for 8 devices, not {0}; use q35
+    #[error(
+        "chassis microvm has room for {MAX_MICROVM_DEVICES} devices, not {0}; use q35 (machine.chassis = \"q35\")"
+    )]
+    TooMany(usize),
     /// chassis clear needs KVM; use microvm or q35 for emulation
     #[error("chassis clear needs KVM; use microvm or q35 for emulation")]
     ClearWithoutKvm,
@@ -220,6 +228,9 @@ impl MachineSpec {
     }
 
     fn validate_devices(&self) -> Result<(), SpecError> {
+        if self.chassis == Chassis::Microvm && self.devices.len() > MAX_MICROVM_DEVICES {
+            return Err(SpecError::TooMany(self.devices.len()));
+        }
         let mut names = std::collections::BTreeSet::new();
         for device in &self.devices {
             if let Some(name) = device.name() {
@@ -302,6 +313,12 @@ mod tests {
             s.devices = vec![Device::Net { name: "net0".into(), mac: [1, 0, 0, 0, 0, 1] }]
         };
         assert_eq!(with(group), SpecError::Mac("net0".into()));
+        let many = |s: &mut MachineSpec| {
+            let disk =
+                |n| Device::Block { serial: format!("disk{n}"), path: "/dev/d".into(), readonly: false };
+            s.devices = (0..9).map(disk).collect();
+        };
+        assert_eq!(with(many), SpecError::TooMany(9));
         let pmem = |s: &mut MachineSpec| s.devices = vec![Device::Pmem { path: "/p".into(), size: 2 << 20 }];
         assert_eq!(with(pmem), SpecError::PmemOnMicrovm);
     }

@@ -4,7 +4,7 @@
 //!   config.json           the container
 //!   host.toml             the host; missing: golden/host.toml
 //!   configuration.toml    the configuration file; missing: the defaults
-//!   case.toml             options of the command line, and what the sources of bind mounts are; may be missing
+//!   case.toml             options of the command line, what the sources of bind mounts are, disks of the host; may be missing
 //!   plan.json             what comes out; long filters are shortened to their length and hash
 //! ```
 //!
@@ -12,7 +12,7 @@
 
 use host_check::facts::HostFacts;
 use machine_spec::mini_os::MiniOs;
-use sandbox::bundle::{Bundle, Sources};
+use sandbox::bundle::{Bundle, HostDisk, Sources};
 use sandbox::configuration::Configuration;
 use sandbox::plan::{Inputs, PlanOptions, plan};
 use serde::Deserialize;
@@ -34,6 +34,7 @@ struct Case {
     systemd_cgroup: bool,
     require_kvm: bool,
     sources: Sources,
+    disks: Vec<HostDisk>,
 }
 
 /// Instructions up to which a filter is shown whole.
@@ -51,8 +52,9 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
 fn planned(dir: &Path) -> Value {
     let host: Host = read(&dir.join("host.toml")).or_else(|| read(&golden().join("host.toml"))).unwrap();
     let case: Case = read(&dir.join("case.toml")).unwrap_or_default();
-    let bundle =
+    let mut bundle =
         Bundle::new("/bundle".into(), &fs::read(dir.join("config.json")).unwrap(), case.sources).unwrap();
+    bundle.disks = case.disks;
     let configuration = match fs::read_to_string(dir.join("configuration.toml")) {
         Ok(text) => Configuration::parse(&text, Path::new("/etc/configuration.toml")).unwrap(),
         Err(_) => Configuration::default(),

@@ -1,13 +1,14 @@
 //! What is refused, each with its sentence; and configurations nobody meant, which must be refused as tidily.
 
+use guest_protocol::message::Step;
 use host_check::facts::{Cgroups, HostFacts, Kvm, Qemu};
 use machine_spec::mini_os::{Features, File, MiniOs};
 use proptest::prelude::*;
-use sandbox::bundle::{Bundle, SourceKind, Sources, bind_source, parse_process, spec};
+use sandbox::bundle::{Bundle, HostDisk, SourceKind, Sources, bind_source, parse_process, spec};
 use sandbox::configuration::Configuration;
 use sandbox::plan::{HostStep, Inputs, Neighbour, PlanOptions, SandboxPlan, plan, process_for_exec};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 fn facts() -> HostFacts {
     HostFacts {
@@ -44,8 +45,10 @@ struct Setting {
     facts: HostFacts,
     mini_os: MiniOs,
     options: PlanOptions,
-    /// Every source of a bind mount exists, as a directory.
+    /// Every source of a bind mount exists, as a directory, and every block device that is listed.
     sources: bool,
+    /// Loop devices of the host, by minor.
+    disks: Vec<u32>,
 }
 
 impl Setting {
@@ -57,7 +60,7 @@ impl Setting {
             neighbours: Vec::new(),
         };
         let (configuration, facts, mini_os) = (Configuration::default(), facts(), mini_os());
-        Setting { id: "x".into(), configuration, facts, mini_os, options, sources: false }
+        Setting { id: "x".into(), configuration, facts, mini_os, options, sources: false, disks: Vec::new() }
     }
 
     /// One where as little as possible is refused.
@@ -76,6 +79,12 @@ impl Setting {
         if self.sources {
             let binds = bundle.spec.mounts().iter().flatten().filter_map(|m| bind_source(&bundle.dir, m));
             bundle.sources = binds.map(|path| (path, SourceKind::Directory { tmpfs_bytes: None })).collect();
+            bundle.disks = all_disks(&bundle);
+        }
+        for &minor in &self.disks {
+            let node = PathBuf::from(format!("/dev/loop{minor}"));
+            bundle.sources.insert(node.clone(), SourceKind::Block { major: 7, minor });
+            bundle.disks.push(HostDisk { major: 7, minor, node, readonly: false });
         }
         let configuration = self.configuration.for_bundle(&bundle).map_err(|e| e.to_string())?;
         let inputs = Inputs {
@@ -88,6 +97,18 @@ impl Setting {
         };
         plan(&inputs).map_err(|e| e.to_string())
     }
+}
+
+/// A disk for every block device in the bundle's list.
+fn all_disks(bundle: &Bundle) -> Vec<HostDisk> {
+    let devices = bundle.spec.linux().as_ref().and_then(|linux| linux.devices().as_deref());
+    let number = |value: i64| u32::try_from(value).ok();
+    let disk = |(major, minor)| HostDisk { major, minor, node: "/dev/d".into(), readonly: false };
+    devices
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|device| Some(disk((number(device.major())?, number(device.minor())?))))
+        .collect()
 }
 
 /// The default specification with one value put in, objects made on the way.
@@ -110,6 +131,66 @@ fn the_default_specification_has_a_plan() {
     assert_eq!(plan.warnings.len(), 1, "{:?}", plan.warnings);
     assert!(plan.warnings[0].contains("the probe guest did not run"));
     assert_eq!(plan.boot_timeout_s, 120);
+}
+
+/// A configuration with one block device in its list, and these rules.
+fn with_disk(rules: Value) -> Value {
+    let mut config = with("linux.devices", json!([{"path": "/dev/d", "type": "b", "major": 8, "minor": 0}]));
+    config["linux"]["resources"]["devices"] = rules;
+    config
+}
+
+#[test]
+fn a_disk_must_exist_where_something_may_open_it() {
+    let allowed = with_disk(json!([{"allow": true, "type": "b", "major": 8, "minor": 0, "access": "rw"}]));
+    let refused = Setting::new().run(&allowed).unwrap_err();
+    assert!(
+        refused.contains("linux.devices[0]: the host has no block device \"/dev/d\" (8:0); "),
+        "{refused}"
+    );
+    for nothing in [json!([]), json!([{"allow": true, "type": "b", "major": 8, "minor": 0, "access": "m"}])] {
+        let plan = Setting::new().run(&with_disk(nothing)).unwrap();
+        assert!(
+            !plan.guest.steps.iter().any(|step| matches!(step, Step::HostDisk(_))),
+            "nothing may open it"
+        );
+    }
+}
+
+#[test]
+fn the_last_rule_for_everything_counts() {
+    let everything = |allow| json!({"allow": allow, "access": "rwm"});
+    let all = with_disk(json!([everything(false), everything(true)]));
+    let plan = Setting::new().run(&all).unwrap();
+    assert!(
+        plan.warnings.iter().any(|w| w.starts_with("linux.devices: 1 of 1 devices are the host's")),
+        "{:?}",
+        plan.warnings
+    );
+    let none = with_disk(json!([everything(true), everything(false)]));
+    assert_eq!(Setting::new().run(&none).unwrap().warnings.len(), 1, "the one about emulation");
+}
+
+#[test]
+fn a_bound_disk_must_be_allowed_and_fit_into_the_machine() {
+    let disks = |count: u32, access: &str| {
+        let mut setting = Setting::new();
+        setting.disks = (0..count).collect();
+        let bind = |n: u32| json!({"destination": format!("/dev/d{n}"), "source": format!("/dev/loop{n}"), "options": ["bind"]});
+        let mut config = with_disk(json!([{"allow": true, "type": "b", "major": 7, "access": access}]));
+        config["mounts"] = (0..count).map(bind).collect();
+        setting.run(&config)
+    };
+    let refused = disks(1, "m").unwrap_err();
+    assert!(
+        refused.contains(
+            "mounts[0].source: the device rules let nothing open block device \"/dev/loop0\" (7:0); allow it"
+        ),
+        "{refused}"
+    );
+    assert!(disks(16, "r").is_ok());
+    let refused = disks(17, "r").unwrap_err();
+    assert!(refused.contains("mounts[16].source: more than 16 block devices"), "{refused}");
 }
 
 #[test]
@@ -199,8 +280,8 @@ fn each_refusal_has_its_sentence() {
         ),
         (
             "linux.devices",
-            json!([{"path": "/dev/sda", "type": "b", "major": 8, "minor": 0}]),
-            "linux.devices[0]: host device \"/dev/sda\" (8:0) cannot be seen in the virtual machine yet; remove it",
+            json!([{"path": "/dev/nvram", "type": "c", "major": 10, "minor": 144}]),
+            "linux.devices[0]: character device \"/dev/nvram\" (10:144) is the host's and cannot be in a virtual machine; remove it",
         ),
         (
             "linux.devices",

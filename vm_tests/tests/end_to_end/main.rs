@@ -12,6 +12,7 @@ mod guest_files;
 mod guest_isolation;
 mod guest_limits;
 mod hooks;
+mod host_devices;
 mod lifecycle;
 mod logs;
 mod machine_size;

@@ -2,8 +2,8 @@
 
 use super::mount::{attach, clone_path};
 use super::root::Root;
-use crate::error::{Doing, Result};
-use guest_protocol::message::{Device, DeviceKind};
+use crate::error::{Doing, Result, failed};
+use guest_protocol::message::{Device, DeviceKind, IfAbsent};
 use rustix::fd::AsFd;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, major, makedev, minor};
 use rustix::io::Errno;
@@ -12,9 +12,12 @@ use rustix::io::Errno;
 /// machine's own node is bound there instead.
 ///
 /// # Errors
-/// When it cannot be made; with `bind` also when the machine has no such device.
+/// When it cannot be made, or the machine's kernel has no such device and that is no reason to leave it out.
 pub fn make(root: &Root, device: &Device, bind: bool) -> Result<()> {
     let what = || format!("error creating device node {:?}", device.path);
+    if device.if_absent != IfAbsent::Make && !exists(device) {
+        return if device.if_absent == IfAbsent::LeaveOut { Ok(()) } else { absent(device).doing(what) };
+    }
     if bind && device.kind != DeviceKind::Fifo {
         let node = machine_node(device).ok_or(Errno::NODEV).doing(what)?;
         let tree = clone_path(&node).doing(what)?;
@@ -45,11 +48,25 @@ pub fn make(root: &Root, device: &Device, bind: bool) -> Result<()> {
     rustix::fs::chmodat(&directory, name, Mode::from_raw_mode(device.mode), AtFlags::empty()).doing(what)
 }
 
+/// Whether the machine's kernel has this device. It says so of every device but the slaves of pseudo-terminals.
+fn exists(device: &Device) -> bool {
+    device.kind == DeviceKind::Fifo || std::fs::exists(in_sysfs(device)).unwrap_or(false)
+}
+
+fn absent(device: &Device) -> Result<()> {
+    let Device { major, minor, .. } = device;
+    let fix = "leave it out, or boot a mini-OS whose kernel has it";
+    Err(failed(format!("the machine's kernel has no device {major}:{minor}; {fix}")))
+}
+
+fn in_sysfs(device: &Device) -> String {
+    let class = if device.kind == DeviceKind::Block { "block" } else { "char" };
+    format!("/sys/dev/{class}/{}:{}", device.major, device.minor)
+}
+
 /// Where the machine has this device, from sysfs' word on its name in devtmpfs.
 fn machine_node(device: &Device) -> Option<String> {
-    let class = if device.kind == DeviceKind::Block { "block" } else { "char" };
-    let uevent = format!("/sys/dev/{class}/{}:{}/uevent", device.major, device.minor);
-    let text = std::fs::read_to_string(uevent).ok()?;
+    let text = std::fs::read_to_string(format!("{}/uevent", in_sysfs(device))).ok()?;
     let node = format!("/dev/{}", text.lines().find_map(|line| line.strip_prefix("DEVNAME="))?);
     let stat = rustix::fs::stat(&node).ok()?;
     (major(stat.st_rdev) == device.major && minor(stat.st_rdev) == device.minor).then_some(node)

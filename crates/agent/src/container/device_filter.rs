@@ -70,9 +70,19 @@ fn compile(rules: &[DeviceRule]) -> Vec<BpfInstruction> {
     ];
     for rule in rules.iter().rev() {
         program.extend(compile_rule(rule, test));
+        if allows_all(rule) {
+            // The kernel refuses a program with instructions that are never reached.
+            return program;
+        }
     }
     program.extend(give(0));
     program
+}
+
+/// Whether nothing is left to decide after this rule.
+fn allows_all(rule: &DeviceRule) -> bool {
+    let DeviceRule { allow, kind, major, minor, access } = *rule;
+    allow && (kind, major, minor) == (None, None, None) && access & ALL == ALL
 }
 
 fn give(result: i32) -> [BpfInstruction; 2] {
@@ -150,6 +160,25 @@ mod tests {
         None
     }
 
+    /// Whether every instruction can be reached, without which the kernel refuses a program (`check_cfg`).
+    fn all_reached(program: &[BpfInstruction]) -> bool {
+        let mut reached = vec![false; program.len()];
+        let mut next = vec![0];
+        while let Some(at) = next.pop() {
+            if std::mem::replace(&mut reached[at], true) {
+                continue;
+            }
+            match program[at].code {
+                op::EXIT => {}
+                op::JUMP_IF_SET | op::JUMP_EQUAL | op::JUMP_NOT_EQUAL => {
+                    next.extend([at + 1, at + 1 + program[at].offset as usize]);
+                }
+                _ => next.push(at + 1),
+            }
+        }
+        reached.into_iter().all(|reached| reached)
+    }
+
     /// What the rules mean: each kind of access is decided by the last rule about it.
     fn allowed(rules: &[DeviceRule], kind: DeviceKind, major: u32, minor: u32, access: u8) -> bool {
         [1, 2, 4].iter().filter(|bit| access & **bit != 0).all(|bit| {
@@ -187,6 +216,7 @@ mod tests {
             let context = [u32::from(access) << 16 | number, major, minor];
             let expected = allowed(&rules, kind, major, minor, access);
             prop_assert_eq!(run(&compile(&rules), context), Some(u32::from(expected)));
+            prop_assert!(all_reached(&compile(&rules)), "{rules:?}");
         }
     }
 
@@ -199,6 +229,15 @@ mod tests {
         assert!(!arithmetic(&[rule(false, 7), rule(true, 1), rule(true, 7), rule(true, 1)]));
         assert!(arithmetic(&[rule(true, 2), rule(true, 4)]));
         assert!(arithmetic(&[rule(true, 7), rule(false, 4)]));
+    }
+
+    #[test]
+    fn a_container_that_may_open_everything_has_a_program_that_the_kernel_takes() {
+        let all = DeviceRule { allow: true, kind: None, major: None, minor: None, access: ALL };
+        let one = DeviceRule { kind: Some(DeviceKind::Char), major: Some(1), ..all };
+        for rules in [&[all][..], &[all, one], &[one, all], &[DeviceRule { allow: false, ..all }, all, one]] {
+            assert!(all_reached(&compile(rules)), "{rules:?}");
+        }
     }
 
     #[test]

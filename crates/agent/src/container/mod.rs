@@ -1,6 +1,7 @@
 //! Containers: what the agent knows of them, and everything that prepares their processes.
 //!
 //! ```text
+//!   host_disks.rs  numbers of the host's disks become the machine's
 //!   setup.rs  Setup ─► shares, cgroup, detached mounts ─► clone3 ─┐       exec.rs  Exec ─► clone3 in the pid namespace ─┐
 //!                                                                 ▼                                                     ▼
 //!   child.rs  first process: root mount device hide terminal hook          joining process: setns, terminal
@@ -18,6 +19,7 @@ pub mod device_filter;
 pub mod exec;
 pub mod hide;
 pub mod hook;
+pub mod host_disks;
 pub mod lookup;
 pub mod mount;
 pub mod namespaces;

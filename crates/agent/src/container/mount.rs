@@ -183,6 +183,7 @@ pub fn propagate(mount: BorrowedFd<'_>, changes: &[u64]) -> rustix::io::Result<(
 fn describe(mount: &Mount) -> String {
     match &mount.source {
         Source::Virtual(_) => mount.fstype.clone(),
+        Source::DiskNode { serial } => format!("the disk {serial:?}"),
         Source::Share { path, .. } | Source::Disk { path, .. } | Source::Machine(path) => format!("{path:?}"),
     }
 }

@@ -20,12 +20,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// 500 KiB would be the most that the transport carries.
 const MSIZE: u32 = 256 << 10;
 
-/// Whether a disk was ever mounted.
+/// See [`has_disks`].
 static DISKS: AtomicBool = AtomicBool::new(false);
 
-/// See [`DISKS`].
+/// Whether there is a disk that somebody may have mounted.
 pub fn has_disks() -> bool {
     DISKS.load(Ordering::Relaxed)
+}
+
+/// From now on [`has_disks`].
+pub fn note_disks() {
+    DISKS.store(true, Ordering::Relaxed);
 }
 
 /// Mounts a shared directory. One that is mounted already is left alone.
@@ -59,10 +64,10 @@ pub fn mount_disk(disk: &Disk) -> Result<()> {
     if !make_mount_point(&target)? {
         return Ok(());
     }
-    let device = wait_for_device(&format!("the disk {:?}", disk.serial), || find_disk(&disk.serial))?;
+    let device = disk_node(&disk.serial)?;
     let data = CString::new(disk.data.as_str()).map_err(|_| invalid("disk options with a null byte"))?;
     let flags = if disk.readonly { MountFlags::RDONLY } else { MountFlags::empty() };
-    DISKS.store(true, Ordering::Relaxed);
+    note_disks();
     rustix::mount::mount(&device, &target, disk.fstype.as_str(), flags, data.as_c_str())
         .doing(|| format!("mount the disk {:?} ({}) as {}", disk.serial, device.display(), disk.fstype))
 }
@@ -76,6 +81,14 @@ fn make_mount_point(target: &str) -> Result<bool> {
     }
     let device = |path: &str| rustix::fs::stat(path).map(|s| s.st_dev).doing(|| format!("look at {path}"));
     Ok(device(target)? == device(RUN)?)
+}
+
+/// The node of the disk with this serial.
+///
+/// # Errors
+/// When it does not appear in time.
+pub fn disk_node(serial: &str) -> Result<PathBuf> {
+    wait_for_device(&format!("the disk {serial:?}"), || find_disk(serial))
 }
 
 /// A disk by the serial that the VMM gave it; pmem devices have none and go by their name.
@@ -106,6 +119,11 @@ pub fn open_source(source: &Source) -> Result<OwnedFd> {
     let (base, path) = match source {
         Source::Share { tag, path } => (format!("{RUN}/share/{}", plain_name(tag)?), path),
         Source::Disk { serial, path } => (format!("{RUN}/disk/{}", plain_name(serial)?), path),
+        Source::DiskNode { serial } => {
+            let node = disk_node(serial)?;
+            return rustix::fs::open(&node, flags, Mode::empty())
+                .doing(|| format!("open {}", node.display()));
+        }
         Source::Machine(path) => {
             return rustix::fs::open(path.as_str(), flags, Mode::empty()).doing(|| format!("open {path}"));
         }

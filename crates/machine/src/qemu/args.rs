@@ -1,10 +1,11 @@
 //! A [`MachineSpec`] as QEMU's command line. Pure.
 
 use machine_spec::{Accelerator, Chassis, Device, MachineSpec};
+use std::path::Path;
 
-/// Numbers that the donated file descriptors have in QEMU.
+/// What the line says besides the spec: the numbers that the donated file descriptors have in QEMU, and what files are.
 #[derive(Debug, Clone, Copy)]
-pub struct FdNumbers<'a> {
+pub struct Given<'a> {
     /// Agent channel.
     pub link: i32,
     /// QMP monitor.
@@ -13,10 +14,12 @@ pub struct FdNumbers<'a> {
     pub console: i32,
     /// Taps by the names of their devices.
     pub taps: &'a [(&'a str, i32)],
+    /// Those paths of disks that are block devices of the host, for which QEMU has another driver.
+    pub host_devices: &'a [&'a Path],
 }
 
 /// The arguments after the program's name.
-pub fn args(spec: &MachineSpec, fds: FdNumbers<'_>) -> Vec<String> {
+pub fn args(spec: &MachineSpec, given: Given<'_>) -> Vec<String> {
     let mut args = Args(Vec::new());
     args.add("-name", format!("{},process=clear-qemu", escape(&spec.name)));
     args.flag("-nodefaults");
@@ -43,14 +46,14 @@ pub fn args(spec: &MachineSpec, fds: FdNumbers<'_>) -> Vec<String> {
         args.add("-initrd", initramfs.display().to_string());
     }
     args.add("-append", spec.cmdline());
-    args.add("-chardev", format!("socket,id=monitor,fd={}", fds.monitor));
+    args.add("-chardev", format!("socket,id=monitor,fd={}", given.monitor));
     args.add("-mon", "chardev=monitor,mode=control");
     if spec.console {
-        args.add("-chardev", format!("socket,id=console,fd={}", fds.console));
+        args.add("-chardev", format!("socket,id=console,fd={}", given.console));
         args.add("-serial", "chardev:console");
     }
     for (index, device) in spec.devices.iter().enumerate() {
-        args.device(spec.chassis, index, device, fds);
+        args.device(spec.chassis, index, device, given);
     }
     args.0
 }
@@ -96,20 +99,23 @@ impl Args {
         self.0.push(value.into());
     }
 
-    fn device(&mut self, chassis: Chassis, index: usize, device: &Device, fds: FdNumbers<'_>) {
+    fn device(&mut self, chassis: Chassis, index: usize, device: &Device, given: Given<'_>) {
         let bus = if chassis == Chassis::Microvm { "device" } else { "pci" };
         match device {
             Device::AgentChannel { port } => {
                 self.add("-device", format!("virtio-serial-{bus},max_ports=2"));
-                self.add("-chardev", format!("socket,id=link,fd={}", fds.link));
+                self.add("-chardev", format!("socket,id=link,fd={}", given.link));
                 self.add("-device", format!("virtserialport,chardev=link,name={}", escape(port)));
             }
             // Refused before it comes here.
             Device::Vsock { .. } => {}
             Device::Block { serial, path, readonly } => {
                 let ro = if *readonly { ",read-only=on" } else { "" };
+                let driver =
+                    if given.host_devices.contains(&path.as_path()) { "host_device" } else { "file" };
                 let path = escape(&path.display().to_string());
-                self.add("-blockdev", format!("driver=raw,node-name=disk{index}{ro},file.driver=file,file.filename={path},file.locking=off"));
+                // Images are shared by machines, and who writes a device at the same time is up to the user, as with containers.
+                self.add("-blockdev", format!("driver=raw,node-name=disk{index}{ro},file.driver={driver},file.filename={path},file.locking=off"));
                 self.add("-device", format!("virtio-blk-{bus},drive=disk{index},serial={}", escape(serial)));
             }
             Device::Pmem { path, size } => {
@@ -135,7 +141,7 @@ impl Args {
             }
             Device::Net { name, mac } => {
                 // One without a tap is refused before it comes here.
-                let Some((_, fd)) = fds.taps.iter().find(|(tap, _)| tap == name) else { return };
+                let Some((_, fd)) = given.taps.iter().find(|(tap, _)| tap == name) else { return };
                 let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
                 // No boot code: nothing boots from the network.
                 let rom = if chassis == Chassis::Microvm { "" } else { ",romfile=" };
@@ -178,11 +184,12 @@ mod tests {
         }
     }
 
-    const FDS: FdNumbers<'_> = FdNumbers { link: 10, monitor: 11, console: 12, taps: &[("net0", 13)] };
+    const GIVEN: Given<'_> =
+        Given { link: 10, monitor: 11, console: 12, taps: &[("net0", 13)], host_devices: &[] };
 
     #[test]
     fn emulated_microvm_has_clocks_and_mmio_devices() {
-        let line = args(&spec(Accelerator::Emulation, Chassis::Microvm), FDS).join(" ");
+        let line = args(&spec(Accelerator::Emulation, Chassis::Microvm), GIVEN).join(" ");
         assert!(line.contains("-machine microvm,acpi=off,rtc=on,pit=on,pic=on,isa-serial=on"), "{line}");
         assert!(line.contains("-device virtio-9p-device,fsdev=share2,mount_tag=share"), "{line}");
         assert!(line.contains("-append quiet panic=-1"), "{line}");
@@ -196,7 +203,7 @@ mod tests {
         let line = |chassis| {
             let mut spec = spec(Accelerator::Emulation, chassis);
             spec.devices = vec![net.clone()];
-            args(&spec, FDS).join(" ")
+            args(&spec, GIVEN).join(" ")
         };
         let device = "-netdev tap,id=net0,fd=13,vhost=off -device virtio-net-";
         assert!(
@@ -208,8 +215,23 @@ mod tests {
     }
 
     #[test]
+    fn a_block_device_of_the_host_is_no_file() {
+        let mut spec = spec(Accelerator::Emulation, Chassis::Microvm);
+        let device = |readonly| Device::Block { serial: "disk0".into(), path: "/dev/loop3".into(), readonly };
+        spec.devices.extend([device(false)]);
+        let given = Given { host_devices: &[Path::new("/dev/loop3")], ..GIVEN };
+        let line = args(&spec, given).join(" ");
+        assert!(line.contains("disk0,read-only=on,file.driver=file,file.filename=/k/a,,b.erofs,"), "{line}");
+        assert!(line.contains("node-name=disk3,file.driver=host_device,file.filename=/dev/loop3,"), "{line}");
+        assert!(line.contains("-device virtio-blk-device,drive=disk3,serial=disk0"), "{line}");
+        spec.devices[3] = device(true);
+        let line = args(&spec, given).join(" ");
+        assert!(line.contains("node-name=disk3,read-only=on,file.driver=host_device,"), "{line}");
+    }
+
+    #[test]
     fn kvm_microvm_has_no_legacy_clocks() {
-        let line = args(&spec(Accelerator::Kvm, Chassis::Microvm), FDS).join(" ");
+        let line = args(&spec(Accelerator::Kvm, Chassis::Microvm), GIVEN).join(" ");
         assert!(line.contains("rtc=off,pit=off,pic=off"), "{line}");
         assert!(line.contains("-accel kvm -cpu host"), "{line}");
     }
@@ -219,7 +241,7 @@ mod tests {
         let mut spec = spec(Accelerator::Kvm, Chassis::Q35);
         spec.console = false;
         spec.devices[0] = Device::Pmem { path: "/k/image.erofs".into(), size: 4 << 20 };
-        let line = args(&spec, FDS).join(" ");
+        let line = args(&spec, GIVEN).join(" ");
         assert!(line.contains("-device virtio-pmem-pci,memdev=pmem0"), "{line}");
         assert!(line.contains("-m 256M,maxmem=1280M"), "{line}");
         assert!(line.contains("-device virtio-serial-pci"), "{line}");

@@ -40,13 +40,15 @@ impl Vmm for Qemu {
         let (monitor, vmm_monitor) = process::socket_pair()?;
         let taps = process::taps(spec, &fds)?;
         let tap_numbers: Vec<_> = taps.iter().map(|(name, tap)| (*name, tap.as_raw_fd())).collect();
-        let numbers = args::FdNumbers {
+        let host_devices = process::host_devices(spec);
+        let given = args::Given {
             link: vmm_link.as_raw_fd(),
             monitor: vmm_monitor.as_raw_fd(),
             console: fds.console.as_raw_fd(),
             taps: &tap_numbers,
+            host_devices: &host_devices,
         };
-        let args = args::args(spec, numbers);
+        let args = args::args(spec, given);
         let mut donated = vec![vmm_link.as_fd(), vmm_monitor.as_fd()];
         donated.extend(taps.iter().map(|(_, tap)| tap));
         if spec.console {

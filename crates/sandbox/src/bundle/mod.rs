@@ -1,16 +1,18 @@
 //! A bundle as engines hand it over: read once, checked, and surveyed, so that the plan needs no I/O.
 //!
 //! ```text
-//!   BUNDLE/config.json ──► lenient: what oci-spec must not see ──► Spec ──► rootfs and bind sources looked at ──► Bundle
+//!   BUNDLE/config.json ──► lenient: what oci-spec must not see ──► Spec ──► rootfs, bind sources and disks looked at ──► Bundle
 //! ```
 //!
 //! Callers: `cor create`, `run` and `plan`; golden tests build a [`Bundle`] by hand with [`Bundle::new`].
 
+mod host_disks;
 mod lenient;
 mod sources;
 mod spec;
 pub(crate) mod text;
 
+pub use host_disks::{HostDisk, host_disks};
 pub use lenient::{Extra, parse, parse_process};
 pub use sources::{SourceKind, Sources, bind_source, survey};
 pub use spec::{rootless_spec, spec};
@@ -37,6 +39,8 @@ pub struct Bundle {
     pub extra: Extra,
     /// What the sources of bind mounts are, by absolute path.
     pub sources: Sources,
+    /// The host's block devices that it names.
+    pub disks: Vec<HostDisk>,
 }
 
 /// A bundle that cannot be used. Each message is one line.
@@ -90,7 +94,8 @@ impl BundleError {
 }
 
 impl Bundle {
-    /// Puts a bundle together from what was read: `config` is the text of `config.json`, `sources` the survey.
+    /// Puts a bundle together from what was read: `config` is the text of `config.json`, `sources` the survey. No block device
+    /// of the host is known to it.
     ///
     /// # Errors
     /// When the configuration is malformed.
@@ -104,7 +109,7 @@ impl Bundle {
             return Err(BundleError::value("root.path", "must not be empty"));
         }
         let rootfs = lexically_clean(&dir.join(root.path()));
-        Ok(Bundle { dir, rootfs, spec, extra, sources })
+        Ok(Bundle { dir, rootfs, spec, extra, sources, disks: Vec::new() })
     }
 }
 
@@ -118,6 +123,7 @@ pub fn load(dir: &Path) -> Result<Bundle, BundleError> {
     let mut bundle = Bundle::new(dir, &text, Sources::default())?;
     check_rootfs(&bundle.rootfs)?;
     bundle.sources = survey(&bundle.dir, &bundle.spec);
+    bundle.disks = host_disks(&bundle.spec, &bundle.sources);
     Ok(bundle)
 }
 

@@ -1,6 +1,7 @@
 //! Bind mounts of host paths, by what the path is.
 
 use super::devices::machine_path;
+use super::host_disks::disk;
 use super::{HostStep, Inputs, Piece, PlanError, SHARE_TAG};
 use crate::bundle::SourceKind;
 use guest_protocol::message::{Mount, Source};
@@ -42,8 +43,7 @@ pub(super) fn bind(
         }
         SourceKind::Char { major, minor } => return device(path, &source, major, minor, mount),
         SourceKind::Block { major, minor } => {
-            let why = format!("block device {major}:{minor} ({source:?}) is the host's and cannot be seen in the machine");
-            return Err(PlanError::refused(format!("{path}.source"), why, "mount it on the host and bind the directory"));
+            return block_device(inputs, path, &source, major, minor, mount);
         }
         SourceKind::Socket => piece.warnings.push(format!(
             "{path}: {source:?} is a socket of the host; it will be seen in the machine, but connecting to it fails"
@@ -111,6 +111,22 @@ fn shared_memory(size: u64, mount: Mount) -> Mount {
         id_map: None,
         ..mount
     }
+}
+
+/// A bind of a disk's node: the machine has the disk, and the node is its own.
+fn block_device(
+    inputs: &Inputs,
+    path: &str,
+    source: &Path,
+    major: u32,
+    minor: u32,
+    mount: Mount,
+) -> Result<Mount, PlanError> {
+    let disk = disk(inputs, major, minor)?.ok_or_else(|| {
+        let why = format!("block device {source:?} ({major}:{minor}) is no disk of the machine");
+        PlanError::refused(format!("{path}.source"), why, "mount it on the host and bind the directory")
+    })?;
+    Ok(Mount { source: Source::DiskNode { serial: disk.serial }, id_map: None, ..mount })
 }
 
 /// A bind of a virtual device, for example of /dev/null over a file that shall be hidden.

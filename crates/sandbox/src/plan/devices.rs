@@ -1,11 +1,14 @@
 //! Device nodes of the container, and the rules which devices its programs may open.
 //!
-//! A node is two numbers; what answers is the machine's kernel. So devices that a kernel makes from nothing work,
-//! and devices of the host do not.
+//! A node is two numbers; what answers is the machine's kernel. So devices that a kernel makes from nothing work, disks
+//! are passed (`host_disks.rs`), and other devices of the host are refused.
+//!
+//! A container that may open every device (`--privileged`) has, with the engines, all devices of the host in its list: those that
+//! the machine has not are left out then.
 
 use super::{Inputs, Piece, PlanError};
 use crate::bundle::{bind_source, lexically_clean};
-use guest_protocol::message::{Device, DeviceKind, DeviceRule, Step};
+use guest_protocol::message::{Device, DeviceKind, DeviceRule, IfAbsent, Step};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 
 /// Devices that every container gets (OCI "Default Devices"): path, major, minor.
@@ -47,13 +50,9 @@ pub(super) fn devices(inputs: &Inputs) -> Result<Piece, PlanError> {
     let empty = Vec::new();
     let linux = inputs.bundle.spec.linux().as_ref();
     let wanted = linux.and_then(|linux| linux.devices().as_ref()).unwrap_or(&empty);
-    let wanted = wanted.iter().enumerate().map(|(i, d)| node(i, d)).collect::<Result<Vec<_>, _>>()?;
+    let wanted = nodes(inputs, wanted, &mut piece.warnings)?;
     // With the machine's /dev bound over it, the container has all of it already, and must not change it.
-    let own_dev = inputs.bundle.spec.mounts().iter().flatten().any(|mount| {
-        lexically_clean(mount.destination()).as_os_str() == "/dev"
-            && bind_source(&inputs.bundle.dir, mount).is_some()
-    });
-    if own_dev {
+    if own_dev(inputs) {
         return Ok(piece);
     }
     for (path, major, minor) in DEFAULT {
@@ -66,6 +65,7 @@ pub(super) fn devices(inputs: &Inputs) -> Result<Piece, PlanError> {
                 mode: 0o666,
                 uid: 0,
                 gid: 0,
+                if_absent: IfAbsent::Make,
             };
             piece.guest.push(Step::Device(device));
         }
@@ -76,7 +76,60 @@ pub(super) fn devices(inputs: &Inputs) -> Result<Piece, PlanError> {
     Ok(piece)
 }
 
-fn node(index: usize, device: &LinuxDevice) -> Result<Device, PlanError> {
+/// Whether the machine's /dev is bound over the container's.
+pub(super) fn own_dev(inputs: &Inputs) -> bool {
+    inputs.bundle.spec.mounts().iter().flatten().any(|mount| {
+        lexically_clean(mount.destination()).as_os_str() == "/dev"
+            && bind_source(&inputs.bundle.dir, mount).is_some()
+    })
+}
+
+/// The nodes of `linux.devices`.
+fn nodes(
+    inputs: &Inputs,
+    wanted: &[LinuxDevice],
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Device>, PlanError> {
+    let all_allowed = all_allowed(inputs)?;
+    let if_absent = if all_allowed { IfAbsent::LeaveOut } else { IfAbsent::Refuse };
+    let (mut nodes, mut disks, mut others) = (Vec::new(), 0, 0);
+    for (index, device) in wanted.iter().enumerate() {
+        let node = node(index, device, if_absent)?;
+        match node.kind {
+            DeviceKind::Block if all_allowed => disks += 1,
+            DeviceKind::Char if !in_machine(node.major, node.minor) => {
+                if !all_allowed {
+                    return Err(not_in_machine(index, &node));
+                }
+                others += 1;
+            }
+            _ => nodes.push(node),
+        }
+    }
+    if disks + others > 0 {
+        warnings.push(format!(
+            "linux.devices: {} of {} devices are the host's and are left out: {others} are not in the virtual machine, and {disks} are disks, which \
+             a container that may open every device gets only by a bind mount (-v /dev/NAME:/dev/NAME)",
+            disks + others,
+            wanted.len(),
+        ));
+    }
+    Ok(nodes)
+}
+
+fn not_in_machine(index: usize, node: &Device) -> PlanError {
+    let Device { path, major, minor, .. } = node;
+    let why = format!(
+        "character device {path:?} ({major}:{minor}) is the host's and cannot be in a virtual machine"
+    );
+    PlanError::refused(
+        format!("linux.devices[{index}]"),
+        why,
+        "remove it (with Docker or Podman: no --device for it)",
+    )
+}
+
+fn node(index: usize, device: &LinuxDevice, if_absent: IfAbsent) -> Result<Device, PlanError> {
     let path = format!("linux.devices[{index}]");
     let kind = match device.typ() {
         LinuxDeviceType::C | LinuxDeviceType::U => DeviceKind::Char,
@@ -85,7 +138,7 @@ fn node(index: usize, device: &LinuxDevice) -> Result<Device, PlanError> {
         LinuxDeviceType::A => return Err(PlanError::invalid(format!("{path}.type"), "must be b, c, u or p")),
     };
     let name = device.path().to_str().filter(|p| p.starts_with('/') && !p.contains('\0'));
-    let Some(name) = name.filter(|_| lexically_clean(device.path()).as_os_str() != "/") else {
+    let Some(_) = name.filter(|_| lexically_clean(device.path()).as_os_str() != "/") else {
         return Err(PlanError::invalid(format!("{path}.path"), "must be an absolute path"));
     };
     let number = |value: i64, field: &str| {
@@ -95,35 +148,66 @@ fn node(index: usize, device: &LinuxDevice) -> Result<Device, PlanError> {
         DeviceKind::Fifo => (0, 0),
         _ => (number(device.major(), "major")?, number(device.minor(), "minor")?),
     };
-    if !in_machine(kind, major, minor) {
-        let why = format!("host device {name:?} ({major}:{minor}) cannot be seen in the virtual machine yet");
-        let fix = "remove it (with Docker or Podman: no --device and no --privileged for it)";
-        return Err(PlanError::refused(path, why, fix));
-    }
+    let if_absent = match kind {
+        DeviceKind::Char if !always_there(major, minor) => if_absent,
+        _ => IfAbsent::Make,
+    };
     let clean = lexically_clean(device.path()).to_string_lossy().into_owned();
     let mode = device.file_mode().unwrap_or(0o666) & 0o7777;
     let (uid, gid) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
-    Ok(Device { path: clean, kind, major, minor, mode, uid, gid })
+    Ok(Device { path: clean, kind, major, minor, mode, uid, gid, if_absent })
 }
 
-/// Whether the machine's kernel has such a device of its own: memory devices (1), terminals (4:0-63, 5), TUN, FUSE, KVM and
-/// the other misc devices without hardware (10), loop devices (7), pseudo-terminals (136).
-fn in_machine(kind: DeviceKind, major: u32, minor: u32) -> bool {
-    match kind {
-        DeviceKind::Fifo => true,
-        DeviceKind::Block => major == 7,
-        DeviceKind::Char => match major {
-            1 | 5 | 136 => true,
-            4 => minor < 64,
-            10 => matches!(minor, 130 | 200 | 229 | 232 | 234 | 235 | 237),
-            _ => false,
-        },
+/// Whether a kernel may have such a character device of its own, and it means the same in the machine as on the host: memory devices
+/// (1), terminals (4:0-63, 5), pseudo-terminals (136), and of the misc devices (10) those without hardware: watchdog, TUN,
+/// CUSE, FUSE, KVM, Btrfs, autofs, device mapper, loop (`include/linux/miscdevice.h`). The agent knows whether this one has it.
+fn in_machine(major: u32, minor: u32) -> bool {
+    match major {
+        1 | 5 | 136 => true,
+        4 => minor < 64,
+        10 => matches!(minor, 130 | 200 | 203 | 229 | 232 | 234..=237),
+        _ => false,
     }
+}
+
+/// Whether every kernel has it: the default devices, the controlling terminal, the console, pseudo-terminals.
+fn always_there(major: u32, minor: u32) -> bool {
+    matches!((major, minor), (5, 0..=2) | (136, _)) || DEFAULT.iter().any(|d| (d.1, d.2) == (major, minor))
+}
+
+/// Bits of a rule's access (BPF_DEVCG_ACC_* of `include/uapi/linux/bpf.h`).
+const MKNOD: u8 = 1;
+/// See [`MKNOD`].
+pub(super) const READ: u8 = 2;
+/// See [`MKNOD`].
+pub(super) const WRITE: u8 = 4;
+
+/// Every access.
+const ALL: u8 = MKNOD | READ | WRITE;
+
+/// What may be done to a block device at the end of these rules.
+pub(super) fn access(rules: &[DeviceRule], major: u32, minor: u32) -> u8 {
+    let about = |rule: &&DeviceRule| {
+        rule.kind.is_none_or(|kind| kind == DeviceKind::Block)
+            && rule.major.is_none_or(|n| n == major)
+            && rule.minor.is_none_or(|n| n == minor)
+    };
+    rules.iter().filter(about).fold(
+        0,
+        |access, rule| {
+            if rule.allow { access | rule.access } else { access & !rule.access }
+        },
+    )
+}
+
+/// Whether the container may open every device: the last rule for everything allows it.
+pub(super) fn all_allowed(inputs: &Inputs) -> Result<bool, PlanError> {
+    Ok(rules(inputs)?.first().is_some_and(|rule| rule.allow && rule.kind.is_none()))
 }
 
 /// Rules for the container's device cgroup: closed, opened by the configuration, and runc's defaults at the end.
 pub(super) fn rules(inputs: &Inputs) -> Result<Vec<DeviceRule>, PlanError> {
-    let all = DeviceRule { allow: false, kind: None, major: None, minor: None, access: 7 };
+    let all = DeviceRule { allow: false, kind: None, major: None, minor: None, access: ALL };
     let mut rules = vec![all];
     let resources = inputs.bundle.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let given = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
@@ -136,9 +220,9 @@ pub(super) fn rules(inputs: &Inputs) -> Result<Vec<DeviceRule>, PlanError> {
     }
     let allow =
         |kind, major, minor, access| DeviceRule { allow: true, kind: Some(kind), major, minor, access };
-    let char = |major, minor| allow(DeviceKind::Char, Some(major), minor, 7);
+    let char = |major, minor| allow(DeviceKind::Char, Some(major), minor, ALL);
     // Making a node is harmless: opening it is what the other rules decide.
-    rules.extend([DeviceKind::Char, DeviceKind::Block].map(|kind| allow(kind, None, None, 1)));
+    rules.extend([DeviceKind::Char, DeviceKind::Block].map(|kind| allow(kind, None, None, MKNOD)));
     rules.extend(DEFAULT.map(|(_, major, minor)| char(major, Some(minor))));
     rules.extend([char(5, Some(1)), char(5, Some(2)), char(136, None), char(10, Some(200))]);
     Ok(rules)
@@ -161,9 +245,9 @@ fn device_rule(index: usize, rule: &LinuxDeviceCgroup) -> Result<DeviceRule, Pla
     let mut access = 0;
     for letter in rule.access().as_deref().unwrap_or("rwm").chars() {
         access |= match letter {
-            'm' => 1,
-            'r' => 2,
-            'w' => 4,
+            'm' => MKNOD,
+            'r' => READ,
+            'w' => WRITE,
             _ => {
                 return Err(PlanError::invalid(
                     format!("{path}.access"),
@@ -176,6 +260,6 @@ fn device_rule(index: usize, rule: &LinuxDeviceCgroup) -> Result<DeviceRule, Pla
         None => (None, None), // as in runc: type `a` stands for every device, whatever numbers are given
         Some(_) => (number(rule.major(), "major")?, number(rule.minor(), "minor")?),
     };
-    let access = if kind.is_none() || access == 0 { 7 } else { access };
+    let access = if kind.is_none() || access == 0 { ALL } else { access };
     Ok(DeviceRule { allow: rule.allow(), kind, major, minor, access })
 }

@@ -2,8 +2,8 @@
 
 use super::{HostStep, Inputs, Piece, PlanError, SandboxPlan};
 use super::{
-    devices, hooks, machine, mounts, namespaces, network, process, resources, rootfs, security, size,
-    unsupported,
+    devices, hooks, host_disks, machine, mounts, namespaces, network, process, resources, rootfs, security,
+    size, unsupported,
 };
 use guest_protocol::message::{Setup, Step};
 use std::collections::BTreeMap;
@@ -32,6 +32,7 @@ pub fn plan(inputs: &Inputs) -> Result<SandboxPlan, PlanError> {
         security::sysctls(inputs)?,
         mounts::mounts(inputs)?,
         devices::devices(inputs)?,
+        host_disks::host_disks(inputs)?,
         hooks::guest_hooks(inputs)?,
         security::names(inputs)?,
         security::paths(inputs)?,
@@ -95,7 +96,7 @@ fn host_order(step: &HostStep) -> u8 {
 /// Phases of the guest's set-up; within each the order of the features, and of the configuration, is kept.
 fn guest_order(step: &Step) -> u8 {
     match step {
-        Step::Share(_) | Step::Disk(_) => 0,
+        Step::Share(_) | Step::Disk(_) | Step::HostDisk(_) => 0,
         Step::MachineSysctl { .. } => 1,
         Step::Cgroup(_) => 2,
         Step::Namespaces(_) => 3,

@@ -17,6 +17,7 @@ mod devices;
 mod error;
 mod fold;
 mod hooks;
+mod host_disks;
 mod id_maps;
 mod limits;
 mod machine;

@@ -2,7 +2,7 @@
 
 use crate::tests;
 use std::fs;
-use vm_tests::engine::{Engine, image};
+use vm_tests::engine::Engine;
 
 tests![
     a_root_can_be_read_only,
@@ -95,7 +95,6 @@ fn changes_are_seen_and_committed(engine: &Engine) {
     let output = run.run().expect(1);
     assert_eq!(output.text(), "new");
     engine.command(&["rmi", &image]).ok();
-    let _ = image::NAME;
 }
 
 fn names_are_resolved_as_told(engine: &Engine) {
