@@ -109,7 +109,7 @@ impl Face {
 fn staged(stage: &Path, source: &Source) -> Option<PathBuf> {
     match source {
         Source::Share { path, .. } => Some(stage.join(path)),
-        Source::Disk { .. } | Source::Machine(_) | Source::Virtual(_) => None,
+        Source::Disk { .. } | Source::DiskNode { .. } | Source::Machine(_) | Source::Virtual(_) => None,
     }
 }
 
