@@ -75,12 +75,17 @@ pub fn exec(exec: Exec<'_>) -> Result<u8, LifecycleError> {
 fn detached(exec: Exec<'_>) -> Result<u8, LifecycleError> {
     let failed = |source| LifecycleError::Io { doing: "starting the exec's stand-in".into(), source };
     let (mut verdict, tell) = io::pipe().map_err(failed)?;
+    let has_terminal = exec.console.is_some();
     let Some(pid) = signals::fork().map_err(failed)? else {
         drop(verdict);
         let _ = rustix::process::setsid();
         let code = match StandIn::start(exec) {
             Ok(running) => {
                 let mut tell = tell;
+                if has_terminal {
+                    // containerd's shim waits for the end of this command's output before it takes the terminal.
+                    let _ = terminal::leave_stdio();
+                }
                 // The parent may have been killed; the process runs all the same.
                 let _ = tell.write_all(b"+");
                 drop(tell);

@@ -20,6 +20,18 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+/// Puts /dev/null at the standard files: whoever waits for the end of what this process was given there shall not wait for this process.
+///
+/// # Errors
+/// When /dev/null cannot be opened.
+pub fn leave_stdio() -> io::Result<()> {
+    use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    Ok(dup2_stderr(&null)?)
+}
+
 /// Opens a pair, makes the slave raw, and sends the master over `socket` with its name as payload.
 /// Returns the slave.
 ///

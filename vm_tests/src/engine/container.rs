@@ -76,10 +76,12 @@ impl<'engine> Container<'engine> {
 
 impl Drop for Container<'_> {
     fn drop(&mut self) {
-        // With a time: not every version of both kills at once.
-        let output = self.engine.command(&["rm", "--force", "--volumes"]).arg(&self.name).run();
-        if !std::thread::panicking() {
-            output.expect(0);
+        let remove = self.engine.command(&["rm", "--force", "--volumes"]).arg(&self.name);
+        if std::thread::panicking() {
+            // A second failure would hide the first.
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| remove.patience(20).run()));
+        } else {
+            remove.run().expect(0);
         }
     }
 }

@@ -136,8 +136,14 @@ fn a_detached_exec_gives_its_terminal_to_the_console_socket() {
         "--pid-file",
         pid_file.to_str().unwrap(),
     ];
-    container.exec_with(&flags, &["sh"]).run().expect(0);
+    let mut exec = container.exec_with(&flags, &["sh"]).std();
+    let mut exec = exec.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut terminal = socket.terminal();
+    // As containerd's shim: it waits for the end of the output while the program runs.
+    let (mut output, (ended, end)) = (exec.stdout.take().unwrap(), std::sync::mpsc::channel());
+    std::thread::spawn(move || ended.send(std::io::read_to_string(&mut output)));
+    assert_eq!(end.recv_timeout(vm_tests::PATIENCE).expect("the end of the output").unwrap(), "");
+    assert!(exec.wait().unwrap().success());
     terminal.resize(20, 60);
     terminal.write("while [ \"$(stty size)\" != '20 60' ]; do sleep 0.1; done; echo resi''zed; exit 7\n");
     terminal.expect("resized");

@@ -20,7 +20,6 @@ use machine::builtin::ClearVmm;
 use machine::qemu::Qemu;
 use machine::{DonatedFds, LinkEndpoint, Vmm};
 use machine_spec::Chassis;
-use rustix::fs::{Mode, OFlags};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -189,16 +188,13 @@ fn host_steps(
 /// Moves fds 0-2 away and leaves /dev/null there.
 fn take_stdio() -> io::Result<Stdio> {
     use rustix::io::fcntl_dupfd_cloexec;
-    use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin, stdout};
+    use rustix::stdio::{stderr, stdin, stdout};
     let stdio = Stdio {
         stdin: fcntl_dupfd_cloexec(stdin(), 3)?,
         stdout: fcntl_dupfd_cloexec(stdout(), 3)?,
         stderr: fcntl_dupfd_cloexec(stderr(), 3)?,
     };
-    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    dup2_stdin(&null)?;
-    dup2_stdout(&null)?;
-    dup2_stderr(&null)?;
+    terminal::leave_stdio()?;
     Ok(stdio)
 }
 
