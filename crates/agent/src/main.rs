@@ -19,6 +19,7 @@ mod error;
 mod link;
 mod log;
 mod machine;
+mod names;
 mod reaper;
 mod requests;
 mod server;

@@ -5,6 +5,7 @@ use crate::container::task::{Phase, Task};
 use crate::container::{host_disks, processes, setup, statistics, terminal};
 use crate::error::{Doing, Result, failed, invalid};
 use crate::machine::power;
+use crate::names::Names;
 use crate::server::Server;
 use crate::streams::TaskKey;
 use crate::{log, sys};
@@ -40,6 +41,7 @@ impl Server {
             RequestBody::Statistics { container } => self.statistics(&container).map(Some),
             RequestBody::Update { container, limits } => self.update(&container, &limits).map(Some),
             RequestBody::Interfaces(interfaces) => self.network.set(interfaces).map(|()| Some(Reply::Done)),
+            RequestBody::NameService => self.answer_names().map(Some),
             RequestBody::Shutdown => {
                 log::debug("the host asks to power off");
                 power::write_back();
@@ -53,6 +55,13 @@ impl Server {
             Ok(Some(reply)) => self.answer(id, Ok(reply)),
             Err(error) => self.answer(id, Err(error)),
         }
+    }
+
+    fn answer_names(&mut self) -> Result<Reply> {
+        if self.names.is_none() {
+            self.names = Some(Names::new()?);
+        }
+        Ok(Reply::Done)
     }
 
     fn next_key(&mut self) -> TaskKey {

@@ -4,6 +4,7 @@
 //!   port readable ──► requests.rs ──► new tasks            SIGCHLD ──► reaper.rs ──► exits
 //!   status sockets ──► progress ──► replies                memory.events ──► OutOfMemory
 //!   pipes and terminals ◄──► streams.rs ◄──► Mux ◄──► port
+//!   questions to a name server ◄──► names/ ◄──► Mux
 //! ```
 
 use crate::container::task::{Progress, Task};
@@ -11,6 +12,7 @@ use crate::container::{Container, Remains};
 use crate::error::{Doing, Result};
 use crate::link::Link;
 use crate::machine::network::Network;
+use crate::names::Names;
 use crate::streams::{Direction, Streams, TaskKey};
 use crate::sys;
 use guest_protocol::message::{AgentError, Event, FromAgent, INIT_PROCESS, Reply};
@@ -38,6 +40,8 @@ pub struct Server {
     pub last_key: TaskKey,
     /// The machine's network interfaces.
     pub network: Network,
+    /// What takes questions to a name server to the host, if it has one.
+    pub names: Option<Names>,
     signals: OwnedFd,
 }
 
@@ -59,7 +63,7 @@ impl Server {
         let signals = sys::signal_fd(sys::SignalSet::Child).doing(|| "watch for SIGCHLD".into())?;
         let (containers, tasks, ended, streams) = Default::default();
         let network = Network::default();
-        Ok(Server { link, containers, tasks, ended, streams, last_key: 0, network, signals })
+        Ok(Server { link, containers, tasks, ended, streams, last_key: 0, network, names: None, signals })
     }
 
     /// Runs until the host is gone.
@@ -70,6 +74,9 @@ impl Server {
         let mut buffer = vec![0; BUFFER];
         loop {
             self.streams.turn(&mut self.link.mux, &mut buffer);
+            if let Some(names) = &mut self.names {
+                names.turn(&mut self.link.mux, &mut buffer);
+            }
             self.tell_exits()?;
             self.link.write()?;
             let happened = self.wait()?;
@@ -89,6 +96,7 @@ impl Server {
             }
             while let Some(event) = self.link.next_event() {
                 self.streams.on_event(event);
+                self.names.iter_mut().for_each(|names| names.on_event(event));
             }
             while let Some(request) = self.link.next_request()? {
                 self.serve(request)?;
@@ -111,6 +119,9 @@ impl Server {
         fds.extend(groups.map(|events: BorrowedFd| PollFd::from_borrowed_fd(events, PollFlags::PRI)));
         let streams = fds.len();
         fds.extend(self.streams.interests(mux).map(|(file, events)| PollFd::from_borrowed_fd(file, events)));
+        let names = fds.len();
+        let questions = self.names.iter().flat_map(|names| names.interests(mux));
+        fds.extend(questions.map(|(file, events)| PollFd::from_borrowed_fd(file, events)));
         // What an ended process left in its pipe has to be looked for: nothing will report that there is no more.
         let now = Timespec::default();
         let timeout = self.streams.unsettled(mux).then_some(&now);
@@ -123,7 +134,7 @@ impl Server {
             port: fds[0].revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR),
             children: !fds[1].revents().is_empty(),
             memory: fds[memory..streams].iter().any(|fd| !fd.revents().is_empty()),
-            broken: fds[streams..].iter().filter(reader_gone).map(|fd| fd.as_fd().as_raw_fd()).collect(),
+            broken: fds[streams..names].iter().filter(reader_gone).map(|fd| fd.as_fd().as_raw_fd()).collect(),
         })
     }
 

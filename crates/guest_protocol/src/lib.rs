@@ -6,6 +6,7 @@
 //!     control stream: frames ◄────────────────────► frames   [frame]: length-prefixed, bounded
 //!         Request ──►            ◄── Hello, Reply, Event     [message], [network]
 //!     stdio streams: raw bytes, half-close = end of file
+//!     questions to the engine's name server                  [names]
 //! ```
 //!
 //! Everything here is without I/O: callers move the bytes.
@@ -16,10 +17,11 @@
 pub mod frame;
 pub mod message;
 pub mod mux;
+pub mod names;
 pub mod network;
 
 /// Version of everything in this crate. The agent states it in its [`message::Hello`]; the host refuses any other.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Name of the virtio-serial port that carries the [`mux`].
 pub const CHANNEL_NAME: &str = "clear.agent";

@@ -124,6 +124,8 @@ pub enum RequestBody {
     /// Have these network interfaces besides loopback, set up as they say; those that are set up so already stay as they are.
     /// Network devices that none of them names are put away. Reply: [`Reply::Done`].
     Interfaces(Vec<Interface>),
+    /// From now on take the machine's questions to [`crate::names::SERVER`] to the host. Reply: [`Reply::Done`].
+    NameService,
     /// Write back all file systems, end the control stream, and wait for the host to cut the power. No reply.
     Shutdown,
 }

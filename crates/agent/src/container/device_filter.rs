@@ -14,7 +14,7 @@
 //! translates the program, and in every machine that happens for the first time.
 
 use crate::error::{Doing, Result};
-use crate::sys::{self, BpfInstruction};
+use crate::sys::{self, BpfHook, BpfInstruction};
 use guest_protocol::message::{DeviceKind, DeviceRule};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -121,10 +121,10 @@ fn compile_rule(rule: &DeviceRule, test: Test) -> Vec<BpfInstruction> {
 /// When the kernel refuses the program or has no BPF for cgroups.
 pub fn install(cgroup: BorrowedFd<'_>, rules: &[DeviceRule], old: Option<OwnedFd>) -> Result<OwnedFd> {
     let what = || "set the device rules".to_owned();
-    let program = sys::bpf_load_device_filter(&compile(rules)).doing(what)?;
-    sys::bpf_attach_device_filter(cgroup, program.as_fd(), true).doing(what)?;
+    let program = sys::bpf_load(BpfHook::Device, &compile(rules)).doing(what)?;
+    sys::bpf_attach(BpfHook::Device, cgroup, program.as_fd(), true).doing(what)?;
     if let Some(old) = old {
-        sys::bpf_attach_device_filter(cgroup, old.as_fd(), false).doing(what)?;
+        sys::bpf_attach(BpfHook::Device, cgroup, old.as_fd(), false).doing(what)?;
     }
     Ok(program)
 }

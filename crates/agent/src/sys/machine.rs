@@ -47,6 +47,23 @@ pub fn add_entropy(random: BorrowedFd<'_>, bytes: &[u8]) -> Result<()> {
         .map(drop)
 }
 
+/// The number of a socket's network namespace for BPF programs (SO_NETNS_COOKIE).
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn network_cookie(socket: BorrowedFd<'_>) -> Result<u64> {
+    /// `include/uapi/asm-generic/socket.h`
+    const SO_NETNS_COOKIE: i32 = 71;
+    let mut cookie = 0u64;
+    let mut length: libc::socklen_t = 8;
+    let to = (&raw mut cookie).cast();
+    // SAFETY: there is room for the number that the kernel writes, of the length given.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, to, &raw mut length)
+    };
+    check(libc::c_long::from(result)).map(|_| cookie)
+}
+
 /// Microseconds since the machine began (CLOCK_BOOTTIME).
 pub fn boottime_us() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };

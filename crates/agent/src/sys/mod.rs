@@ -9,10 +9,11 @@ mod process;
 mod rights;
 mod signals;
 
-pub use bpf::{BpfInstruction, bpf_attach_device_filter, bpf_load_device_filter};
+pub use bpf::{BpfHook, BpfInstruction, bpf_attach, bpf_load};
 pub use limits::{set_io_priority, set_limit, set_personality, set_scheduler};
 pub use machine::{
     MountAttr, add_entropy, boottime_us, connect_to_host, interface_up, keep_heap_small, mount_setattr,
+    network_cookie,
 };
 pub use process::{
     Cloned, Image, Namespace, clone_process, close_all_except, exit_now, namespace, put_at, set_namespaces,

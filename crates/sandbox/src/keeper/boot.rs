@@ -120,6 +120,7 @@ fn try_boot(
         state,
         cgroups,
         network,
+        names: Default::default(),
         machine,
         channel,
         agent: AgentClient::default(),

@@ -106,7 +106,8 @@ impl Face {
     }
 }
 
-fn staged(stage: &Path, source: &Source) -> Option<PathBuf> {
+/// Where a share's path is in the stage.
+pub(super) fn staged(stage: &Path, source: &Source) -> Option<PathBuf> {
     match source {
         Source::Share { path, .. } => Some(stage.join(path)),
         Source::Disk { .. } | Source::DiskNode { .. } | Source::Machine(_) | Source::Virtual(_) => None,

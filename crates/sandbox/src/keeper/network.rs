@@ -28,6 +28,7 @@ use guest_protocol::network::Interface;
 use machine_spec::Device;
 use netlink::Socket;
 use std::collections::BTreeMap;
+use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -37,6 +38,9 @@ const CHANGES: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400;
 
 /// How long a change may go on until it is looked at: an engine adds link, addresses and routes one after another.
 const SETTLE: Duration = Duration::from_millis(100);
+
+/// Which ports a socket of the namespace gets that asks for none.
+const LOCAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 /// A device of the machine.
 #[derive(Debug)]
@@ -60,6 +64,8 @@ pub(super) struct Network {
     socket: Socket,
     changes: Socket,
     ports: Vec<Port>,
+    /// Whether answers of name servers come to the namespace itself.
+    answers: bool,
     /// What the guest was told last.
     told: Vec<Interface>,
     /// When to look at what has changed.
@@ -106,8 +112,9 @@ impl Network {
         }
         let cookie = entropy();
         let dir = dir.clone();
-        let (told, due, take_over) = (Vec::new(), None, false);
-        let network = Network { dir, namespace, cookie, take_over, socket, changes, ports, told, due };
+        let (told, due, take_over, answers) = (Vec::new(), None, false, false);
+        let network =
+            Network { dir, namespace, cookie, take_over, socket, changes, ports, answers, told, due };
         Ok(Prepared { network, devices, taps })
     }
 
@@ -152,6 +159,28 @@ impl Network {
         Ok(Some(interfaces))
     }
 
+    /// Whether the guest has any.
+    pub fn has_interfaces(&self) -> bool {
+        self.ports.iter().any(|port| port.interface.is_some())
+    }
+
+    /// From now on what name servers answer to ports from [`redirect::ANSWER_PORTS`] on is for the namespace, whose sockets get such ports.
+    /// Called in the namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn let_answers_in(&mut self) -> Result<(), NetworkError> {
+        let ports = format!("{} {}", redirect::ANSWER_PORTS, u16::MAX);
+        fs::write(LOCAL_PORTS, ports).map_err(NetworkError::kernel(format!("writing {LOCAL_PORTS}")))?;
+        self.answers = true;
+        for port in &self.ports {
+            if let Some(interface) = port.interface {
+                redirect::let_answers_in(&mut self.socket, interface, port.tap.index, &self.cookie)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Frees the devices of interfaces that are gone.
     fn disconnect(&mut self, found: &[Found]) -> Result<(), HostError> {
         for port in &mut self.ports {
@@ -169,7 +198,7 @@ impl Network {
         let Some(free) = self.ports.iter().position(|port| port.interface.is_none()) else {
             return Err(NetworkError::NoDevice { name: interface.name.clone(), devices, wanted }.into());
         };
-        let Network { dir, namespace, cookie, socket, take_over, .. } = self;
+        let Network { dir, namespace, cookie, socket, take_over, answers, .. } = self;
         let tap = &self.ports[free].tap;
         tap.bring_up(socket, interface.mtu)?;
         redirect::redirect(socket, &tap.name, tap.index, index, cookie)?;
@@ -181,6 +210,9 @@ impl Network {
             redirect::take(socket, index)?;
         }
         redirect::redirect(socket, &interface.name, index, tap.index, cookie)?;
+        if *answers {
+            redirect::let_answers_in(socket, index, tap.index, cookie)?;
+        }
         self.ports[free].interface = Some(index);
         Ok(free)
     }
@@ -198,7 +230,10 @@ impl Keeper {
             Err(error) => Err(error.to_string()),
         };
         match sent {
-            Ok(()) => true,
+            Ok(()) => {
+                self.offer_names();
+                true
+            }
             Err(message) => {
                 self.fail("setting up the network", &message);
                 false
@@ -209,13 +244,12 @@ impl Keeper {
     /// Tells the guest of interfaces that have come since it was set up. True when the program has to wait for its answer.
     pub(super) fn plug(&mut self, id: ConnectionId) -> Result<bool, AgentError> {
         let Some(network) = &mut self.network else { return Ok(false) };
-        match network.update() {
-            Ok(None) => Ok(false),
-            Ok(Some(interfaces)) => {
-                self.send(RequestBody::Interfaces(interfaces), Waiting::Plugged(id), DEADLINE).map(|()| true)
-            }
-            Err(error) => Err(AgentError::new(ErrorKind::Failed, format!("setting up the network: {error}"))),
-        }
+        let interfaces = network.update().map_err(|error| {
+            AgentError::new(ErrorKind::Failed, format!("setting up the network: {error}"))
+        })?;
+        self.offer_names();
+        let Some(interfaces) = interfaces else { return Ok(false) };
+        self.send(RequestBody::Interfaces(interfaces), Waiting::Plugged(id), DEADLINE).map(|()| true)
     }
 
     /// Whether changes of the network namespace are the guest's too: the program runs, and the guest can answer.
@@ -239,6 +273,7 @@ impl Keeper {
         if let Err(message) = sent {
             self.warn_of_network(&message);
         }
+        self.offer_names();
     }
 
     /// `cor why` shows it.

@@ -255,7 +255,7 @@ impl Keeper {
         match (who, result) {
             (Waiting::Setup, result) => self.set_up(result, reporter),
             (Waiting::Interfaces, Err(error)) => self.fail("setting up the network", &error.message),
-            (Waiting::Replugged, Err(error)) => self.warn_of_network(&error.message),
+            (Waiting::Replugged | Waiting::Names, Err(error)) => self.warn_of_network(&error.message),
             (Waiting::Plugged(id), Ok(_)) => {
                 if let Err(error) = self.run_program(id) {
                     self.refuse(id, &error);
@@ -292,7 +292,7 @@ impl Keeper {
                     &AgentError::new(ErrorKind::Failed, "the guest's agent gave an answer of another kind"),
                 );
             }
-            (Waiting::Interfaces | Waiting::Replugged, Ok(_)) | (Waiting::Nobody, _) => {}
+            (Waiting::Interfaces | Waiting::Replugged | Waiting::Names, Ok(_)) | (Waiting::Nobody, _) => {}
         }
     }
 }

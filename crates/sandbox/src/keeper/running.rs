@@ -3,6 +3,7 @@
 use super::agent_client::{AgentClient, FromGuest};
 use super::control::{ConnectionId, Control};
 use super::face::Face;
+use super::names::Names;
 use super::network::Network;
 use super::protocol::{Progress, Reply};
 use super::pump::{self, Direction, Pump};
@@ -18,6 +19,7 @@ use guest_protocol::message::{
     self, AgentError, ErrorKind, Event, ExitStatus, INIT_PROCESS, RequestBody, Step,
 };
 use guest_protocol::mux::StreamId;
+use guest_protocol::names;
 use host_check::facts::Cgroups;
 use machine::Machine;
 use machine_spec::Accelerator;
@@ -60,6 +62,8 @@ pub(super) enum Waiting {
     Plugged(ConnectionId),
     /// Those that have come later.
     Replugged,
+    /// The questions to a name server.
+    Names,
     Start(ConnectionId),
     Exec(ConnectionId, u32),
     Command(ConnectionId),
@@ -92,6 +96,7 @@ pub(super) struct Keeper {
     pub cgroups: Cgroups,
     /// What connects interfaces of the host with the machine, unless it is to have none.
     pub network: Option<Network>,
+    pub names: Names,
     pub machine: Box<dyn Machine>,
     pub channel: UnixStream,
     pub agent: AgentClient<Waiting>,
@@ -128,6 +133,7 @@ enum Source {
     Log,
     Signals,
     Network,
+    Names,
     Status,
     Listener,
     Connection(ConnectionId),
@@ -143,6 +149,7 @@ impl Keeper {
                 self.handle(source, flags, &mut reporter);
             }
             self.run_pumps();
+            self.names.turn(&mut self.agent.mux, Instant::now());
             self.write_channel();
             self.check_time();
             self.advance(&mut reporter);
@@ -175,6 +182,8 @@ impl Keeper {
         if let Some(status) = &reporter.status {
             sources.push((Source::Status, status.as_fd(), PollFlags::IN));
         }
+        let names = self.names.interests(&self.agent.mux);
+        sources.extend(names.map(|(fd, flags)| (Source::Names, fd, flags)));
         for (id, fd, unsent) in self.control.connections() {
             let out = if unsent { PollFlags::OUT } else { PollFlags::empty() };
             sources.push((Source::Connection(id), fd, PollFlags::IN | out));
@@ -201,7 +210,8 @@ impl Keeper {
             _ => self.patience,
         };
         let network = self.network.as_ref().filter(|_| self.follows_network()).and_then(Network::due);
-        own.into_iter().chain(network).chain(self.agent.next_deadline()).min()
+        let names = self.names.next_deadline();
+        own.into_iter().chain(network).chain(names).chain(self.agent.next_deadline()).min()
     }
 
     fn handle(&mut self, source: Source, flags: PollFlags, reporter: &mut Reporter) {
@@ -222,6 +232,8 @@ impl Keeper {
                 }
             }
             Source::Network => self.network.iter_mut().for_each(Network::changed),
+            // Their turn comes with everybody's.
+            Source::Names => {}
             Source::Status => self.status(reporter),
             Source::Pump(stream) => self.run_pump(stream),
         }
@@ -296,8 +308,12 @@ impl Keeper {
         }
     }
 
-    /// The agent opens a stream to a port that was given to a process; any other port does not exist.
+    /// The agent opens a stream to a name server, or to a port that was given to a process; any other port does not exist.
     fn opened(&mut self, stream: StreamId, port: u32) {
+        if let names::DATAGRAM_PORT | names::STREAM_PORT = port {
+            let datagrams = port == names::DATAGRAM_PORT;
+            return self.names.open(&mut self.agent.mux, stream, datagrams, Instant::now());
+        }
         let Some(Port { process_id, direction, fd }) = self.ports.remove(&port) else {
             return self.agent.mux.reset(stream);
         };
@@ -479,7 +495,7 @@ impl Keeper {
             let error = AgentError::new(ErrorKind::Failed, "the guest's agent did not answer in time");
             match who {
                 Waiting::Setup | Waiting::Interfaces => self.fail("setting up the container", &error.message),
-                Waiting::Replugged => self.warn_of_network(&error.message),
+                Waiting::Replugged | Waiting::Names => self.warn_of_network(&error.message),
                 Waiting::Nobody => {}
                 Waiting::Plugged(id) | Waiting::Start(id) | Waiting::Exec(id, _) | Waiting::Command(id) => {
                     self.refuse(id, &error)

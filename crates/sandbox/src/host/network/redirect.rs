@@ -9,8 +9,15 @@ use rustix::io::Errno;
 const INGRESS: u32 = 0xffff_fff1;
 /// What the ingress discipline is called, and its filters' parent.
 const HANDLE: u32 = 0xffff_0000;
-/// Priority 1, ETH_P_ALL in network byte order.
-const EVERYTHING: u32 = 1 << 16 | (libc::ETH_P_ALL as u16).to_be() as u32;
+/// Priority 3, ETH_P_ALL in network byte order.
+const EVERYTHING: u32 = 3 << 16 | (libc::ETH_P_ALL as u16).to_be() as u32;
+/// Priority 2, ETH_P_IP.
+const ANSWERS: u32 = 2 << 16 | (libc::ETH_P_IP as u16).to_be() as u32;
+/// Priority 1, ETH_P_ARP.
+const NEIGHBOURS: u32 = 1 << 16 | (libc::ETH_P_ARP as u16).to_be() as u32;
+
+/// First of the local ports to which name servers' answers are let through: 1024 of them, above those that the guest's kernel chooses from.
+pub const ANSWER_PORTS: u16 = 0xfc00;
 
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
@@ -24,10 +31,13 @@ const TCA_MIRRED_PARMS: u16 = 2;
 const FIRST_ACTION: u16 = 1;
 /// TC_U32_TERMINAL: what matches is done with.
 const TERMINAL: u8 = 1;
+/// TC_ACT_OK: on it goes to the host's stack.
+const OK: u32 = 0;
 /// TC_ACT_STOLEN
 const STOLEN: u32 = 4;
-/// TCA_EGRESS_REDIR
+/// TCA_EGRESS_REDIR, TCA_EGRESS_MIRROR
 const EGRESS_REDIRECT: u32 = 1;
+const EGRESS_MIRROR: u32 = 2;
 
 /// Bytes of `struct tcmsg`.
 const HEADER: usize = 20;
@@ -49,17 +59,29 @@ fn old_discipline(index: u32) -> Message {
     message(libc::RTM_DELQDISC, 0, index, HANDLE, INGRESS, 0).text(TCA_KIND, "ingress")
 }
 
-fn new_filter(index: u32, to: u32, cookie: &Cookie) -> Message {
-    // struct tc_u32_sel with one key of 16 bytes, which compares nothing.
-    let mut selector = [0; 32];
-    selector[0] = TERMINAL;
-    selector[2] = 1;
-    // struct tc_mirred: index, capabilities, what follows, two counters; what is done, and where to.
-    let mirred = [0, 0, STOLEN, 0, 0, EGRESS_REDIRECT, to].map(u32::to_ne_bytes);
-    message(libc::RTM_NEWTFILTER, CREATE | EXCLUSIVE, index, 0, HANDLE, EVERYTHING)
-        .text(TCA_KIND, "u32")
-        .nested(TCA_OPTIONS, |options| {
-            options.attribute(TCA_U32_SEL, &selector).nested(TCA_U32_ACT, |actions| {
+/// Compares four bytes of a packet: mask, value, where they are behind the start of the network header.
+type Key = (u32, u32, u32);
+
+/// `struct tc_u32_sel` with its keys, all of which have to match.
+fn selector(keys: &[Key]) -> Vec<u8> {
+    let mut selector = vec![TERMINAL, 0, keys.len() as u8, 0];
+    selector.resize(16, 0);
+    for (mask, value, at) in keys {
+        selector.extend([mask.to_be_bytes(), value.to_be_bytes(), at.to_ne_bytes(), [0; 4]].as_flattened());
+    }
+    selector
+}
+
+/// `struct tc_mirred`: index, capabilities, what follows, two counters; what is done, and where to.
+fn mirred(then: u32, what: u32, to: u32) -> [[u8; 4]; 7] {
+    [0, 0, then, 0, 0, what, to].map(u32::to_ne_bytes)
+}
+
+fn new_filter(index: u32, which: u32, keys: &[Key], cookie: &Cookie, mirred: [[u8; 4]; 7]) -> Message {
+    message(libc::RTM_NEWTFILTER, CREATE | EXCLUSIVE, index, 0, HANDLE, which).text(TCA_KIND, "u32").nested(
+        TCA_OPTIONS,
+        |options| {
+            options.attribute(TCA_U32_SEL, &selector(keys)).nested(TCA_U32_ACT, |actions| {
                 actions.nested(FIRST_ACTION, |action| {
                     action
                         .text(TCA_ACT_KIND, "mirred")
@@ -67,8 +89,30 @@ fn new_filter(index: u32, to: u32, cookie: &Cookie) -> Message {
                         .nested(TCA_ACT_OPTIONS, |all| all.attribute(TCA_MIRRED_PARMS, mirred.as_flattened()))
                 })
             })
-        })
+        },
+    )
 }
+
+/// A filter whose packets go on to the host's stack: one without an action, as kernels without `gact` have none for that.
+fn new_pass(index: u32, which: u32, keys: &[Key]) -> Message {
+    message(libc::RTM_NEWTFILTER, CREATE | EXCLUSIVE, index, 0, HANDLE, which)
+        .text(TCA_KIND, "u32")
+        .nested(TCA_OPTIONS, |options| options.attribute(TCA_U32_SEL, &selector(keys)))
+}
+
+/// A whole datagram, or the first part of one, from port 53 to one of [`ANSWER_PORTS`], behind an IPv4 header without options.
+fn answer(protocol: i32) -> [Key; 4] {
+    let ports = u32::from(ANSWER_PORTS);
+    [
+        (0xff00_0000, 0x4500_0000, 0),
+        (0x0000_1fff, 0, 4),
+        (0x00ff_0000, (protocol as u32) << 16, 8),
+        (0xffff_0000 | ports, 53 << 16 | ports, 20),
+    ]
+}
+
+/// OP_REPLY of ARP.
+const ARP_REPLY: Key = (0x0000_ffff, 2, 4);
 
 /// Sends all that comes in at interface `from` (called `name`) out at `to`.
 ///
@@ -87,9 +131,30 @@ pub fn redirect(
             "adding the ingress queueing discipline to {name} (CONFIG_NET_SCH_INGRESS)"
         )))?,
     }
-    socket.request(new_filter(from, to, cookie)).map_err(NetworkError::kernel(format!(
-        "redirecting the packets of {name} (CONFIG_NET_CLS_U32, CONFIG_NET_ACT_MIRRED)"
-    )))
+    let redirect = mirred(STOLEN, EGRESS_REDIRECT, to);
+    socket.request(new_filter(from, EVERYTHING, &[(0, 0, 0)], cookie, redirect)).map_err(
+        NetworkError::kernel(format!(
+            "redirecting the packets of {name} (CONFIG_NET_CLS_U32, CONFIG_NET_ACT_MIRRED)"
+        )),
+    )
+}
+
+/// Lets answers of name servers to [`ANSWER_PORTS`] that come in at `from` through to the host's stack, in spite of its redirection to `to`, and
+/// those of neighbours to both.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn let_answers_in(socket: &mut Socket, from: u32, to: u32, cookie: &Cookie) -> Result<(), NetworkError> {
+    let both = mirred(OK, EGRESS_MIRROR, to);
+    let filters = [
+        new_filter(from, NEIGHBOURS, &[ARP_REPLY], cookie, both),
+        new_pass(from, ANSWERS, &answer(libc::IPPROTO_UDP)),
+        new_pass(from, ANSWERS, &answer(libc::IPPROTO_TCP)),
+    ];
+    for filter in filters {
+        socket.request(filter).map_err(NetworkError::kernel("letting answers of name servers through"))?;
+    }
+    Ok(())
 }
 
 /// Ends a redirection of interface `index`, unless it is somebody else's; that there is none is no error.
@@ -122,12 +187,14 @@ pub fn take(socket: &mut Socket, index: u32) -> Result<(), NetworkError> {
     }
 }
 
-/// The cookie of a filter that does something; empty for one without. `None` for what is no filter, but a table of them.
+/// The cookie of a filter that does something; empty for one without. `None` for what is no filter, but a table of them, and for a filter that
+/// lets answers through, which has no place for a cookie.
 fn cookie_of(body: &[u8]) -> Option<&[u8]> {
     let all = attributes(body.get(HEADER..)?);
     let kind = all.value(TCA_KIND)?;
     let options = attributes(all.value(TCA_OPTIONS)?);
-    if kind == b"u32\0" && options.value(TCA_U32_SEL).is_none() {
+    let which = body.get(HEADER - 4..HEADER)?;
+    if kind == b"u32\0" && (options.value(TCA_U32_SEL).is_none() || which == ANSWERS.to_ne_bytes()) {
         return None;
     }
     let action = options.value(TCA_U32_ACT).and_then(|actions| attributes(actions).value(FIRST_ACTION));
@@ -152,9 +219,10 @@ mod tests {
     #[cfg(target_endian = "little")]
     #[test]
     fn the_filter_matches_all_and_sends_it_out_elsewhere() {
-        let message = new_filter(7, 9, &COOKIE);
-        // Priority 1, ETH_P_ALL (3) in network byte order.
-        assert_eq!(message.body()[8..HEADER], [0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 3, 1, 0]);
+        let redirect = mirred(STOLEN, EGRESS_REDIRECT, 9);
+        let message = new_filter(7, EVERYTHING, &[(0, 0, 0)], &COOKIE, redirect);
+        // Priority 3, ETH_P_ALL (3) in network byte order.
+        assert_eq!(message.body()[8..HEADER], [0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 3, 3, 0]);
         let options = attributes(attributes(&message.body()[HEADER..]).value(TCA_OPTIONS).unwrap());
         let selector = options.value(TCA_U32_SEL).unwrap();
         assert_eq!((selector.len(), selector[0], selector[2]), (32, TERMINAL, 1));
@@ -165,9 +233,46 @@ mod tests {
         assert_eq!((mirred.len(), mirred[8], mirred[20], mirred[24]), (28, 4, 1, 9));
     }
 
+    /// What the kernel's u32 does with the keys of a message.
+    fn matches(message: &Message, packet: &[u8]) -> bool {
+        let options = attributes(attributes(&message.body()[HEADER..]).value(TCA_OPTIONS).unwrap());
+        let selector = options.value(TCA_U32_SEL).unwrap();
+        assert_eq!(selector[16..].len(), usize::from(selector[2]) * 16);
+        selector[16..].chunks(16).all(|key| {
+            let at = u32::from_ne_bytes(key[8..12].try_into().unwrap()) as usize;
+            (0..4).all(|i| packet[at + i] & key[i] == key[4 + i])
+        })
+    }
+
+    #[test]
+    fn answers_of_name_servers_alone_go_to_the_host() {
+        let packet = |protocol: u8, from: u16, to: u16, fragment: u16| {
+            let mut packet = vec![0x45, 0, 0, 60, 1, 2];
+            packet.extend(fragment.to_be_bytes());
+            packet.extend([64, protocol, 3, 4, 192, 0, 2, 1, 192, 0, 2, 2]);
+            packet.extend([from.to_be_bytes(), to.to_be_bytes()].as_flattened());
+            packet.resize(60, 9);
+            packet
+        };
+        let udp = new_pass(7, ANSWERS, &answer(libc::IPPROTO_UDP));
+        let tcp = new_pass(7, ANSWERS, &answer(libc::IPPROTO_TCP));
+        assert!(matches(&udp, &packet(17, 53, 64512, 0)) && matches(&udp, &packet(17, 53, 65535, 0x4000)));
+        assert!(matches(&tcp, &packet(6, 53, 65000, 0)) && !matches(&tcp, &packet(17, 53, 65000, 0)));
+        for other in [
+            packet(17, 53, 64511, 0),
+            packet(17, 54, 65000, 0),
+            packet(17, 53, 65000, 1),
+            packet(1, 53, 65000, 0),
+        ] {
+            assert!(!matches(&udp, &other), "{other:?}");
+        }
+    }
+
     #[test]
     fn ours_is_told_from_others() {
-        assert_eq!(cookie_of(new_filter(7, 9, &COOKIE).body()), Some(COOKIE.as_slice()));
+        let filter = |keys| new_filter(7, EVERYTHING, keys, &COOKIE, mirred(STOLEN, EGRESS_REDIRECT, 9));
+        assert_eq!(cookie_of(filter(&[(0, 0, 0)]).body()), Some(COOKIE.as_slice()));
+        assert_eq!(cookie_of(new_pass(7, ANSWERS, &answer(libc::IPPROTO_UDP)).body()), None);
         let other = message(libc::RTM_NEWTFILTER, 0, 7, 0, HANDLE, 0).text(TCA_KIND, "bpf");
         assert_eq!(cookie_of(other.clone().nested(TCA_OPTIONS, |m| m).body()), Some([].as_slice()));
         let table = message(libc::RTM_NEWTFILTER, 0, 7, 0, HANDLE, 0).text(TCA_KIND, "u32");
