@@ -19,7 +19,7 @@ fn refused(engine: &Engine, option: &str, words: &str) {
 
 fn namespaces_of_the_host_are_refused(engine: &Engine) {
     if is_ours() {
-        refused(engine, "--network=host", "network namespace");
+        refused(engine, "--network=host", "the host's own network");
         refused(engine, "--pid=host", "PID namespace");
     }
 }
@@ -34,7 +34,7 @@ fn the_hosts_name_and_shared_memory_are_the_machines(engine: &Engine) {
 
 fn namespaces_of_another_container_are_refused(engine: &Engine) {
     if is_ours() {
-        let other = engine.sleeping(&[]);
+        let other = engine.sleeping(&["--ipc=shareable"]);
         for kind in ["pid", "network", "ipc"] {
             refused(engine, &format!("--{kind}=container:{}", other.name()), "belongs to container");
         }
