@@ -19,6 +19,24 @@ fn skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "{}: skipped: {why}", thread.name().unwrap_or("test"));
 }
 
+/// Whether containerd can read control groups here: not where hugetlb is neither of version 2 nor mounted, as it then reads none. Says so.
+pub fn on_readable_groups() -> bool {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    // Name, hierarchy (0 is version 2), groups, enabled.
+    let astray = read("/proc/cgroups").lines().any(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        matches!(fields[..], ["hugetlb", hierarchy, ..] if hierarchy != "0")
+    });
+    let mounted =
+        read("/proc/self/cgroup").contains("hugetlb") && read("/proc/self/mounts").contains("hugetlb");
+    let version_2 = read("/sys/fs/cgroup/unified/cgroup.controllers").contains("hugetlb");
+    if (astray || version_2) && !mounted {
+        skipped("hugetlb has no mounted hierarchy, so containerd reads no statistics");
+        return false;
+    }
+    true
+}
+
 /// The surroundings of a test of machines; nothing, and a line that says so, where KVM cannot run a guest.
 ///
 /// # Panics

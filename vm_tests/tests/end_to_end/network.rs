@@ -159,6 +159,20 @@ fn an_empty_namespace_and_the_model_none_leave_loopback_alone() {
     assert_eq!(full.everything(), before);
 }
 
+/// As Docker names it for `--network=host`: by a path.
+#[test]
+fn the_hosts_own_network_is_refused_by_its_path_too() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle();
+    bundle.change(|spec| {
+        vm_tests::remove_namespace(spec, "network");
+        let path = format!("/proc/{}/ns/net", std::process::id());
+        spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "network", "path": path }));
+    });
+    sandbox.run(&bundle).refused("the host's own network");
+    sandbox.assert_nothing_left();
+}
+
 #[test]
 fn delete_leaves_the_namespace_as_it_was_whoever_was_killed() {
     let sandbox = Sandbox::new();

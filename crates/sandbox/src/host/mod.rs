@@ -30,6 +30,9 @@ pub enum HostError {
         /// Why.
         source: io::Error,
     },
+    /// A network namespace by path that is no container's.
+    #[error("{} is the host's own network, which a virtual machine cannot use; use --network none or bridge with Docker and Podman", .0.display())]
+    HostNetwork(PathBuf),
     /// A system call failed.
     #[error("{doing}: {source}")]
     Call {

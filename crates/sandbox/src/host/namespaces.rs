@@ -19,6 +19,13 @@ pub fn own_mounts() -> Result<(), HostError> {
         .map_err(HostError::call("separating the mount namespace"))
 }
 
+/// Whether a file is the network namespace of this process, which is the engine's and so the host's.
+fn same_namespace(file: &File) -> std::io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let (its, ours) = (file.metadata()?, std::fs::metadata("/proc/thread-self/ns/net")?);
+    Ok((its.dev(), its.ino()) == (ours.dev(), ours.ino()))
+}
+
 /// Joins the network namespace `path`, or makes a new one.
 ///
 /// # Errors
@@ -31,6 +38,9 @@ pub fn network(path: Option<&Path>) -> Result<(), HostError> {
             .map_err(HostError::call("making a network namespace"));
     };
     let file = File::open(path).map_err(HostError::path("opening network namespace", path))?;
+    if same_namespace(&file).map_err(HostError::path("looking at network namespace", path))? {
+        return Err(HostError::HostNetwork(path.to_path_buf()));
+    }
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
         .map_err(|e| HostError::path("joining network namespace", path)(e.into()))
 }

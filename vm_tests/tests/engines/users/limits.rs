@@ -22,6 +22,10 @@ fn memory_is_limited_and_its_end_is_told(engine: &Engine) {
     assert_eq!(engine.script(&options, &script).expect(0).text(), "67108864");
     let hungry = engine.start(&options, &["sh", "-c", "exec tail -c 200000000 /dev/zero"]);
     assert_eq!(hungry.wait(), 137);
+    if engine.is_docker() && is_ours() {
+        // Its shim watches the host's control group, in which nothing happens.
+        return;
+    }
     until("the reason", || (hungry.inspect("/State/OOMKilled") == json!(true)).then_some(()));
 }
 
@@ -51,6 +55,9 @@ fn limits_are_updated(engine: &Engine) {
 }
 
 fn use_is_told(engine: &Engine) {
+    if engine.is_docker() && !vm_tests::on_readable_groups() {
+        return;
+    }
     let container = engine.start(&["--memory=128m"], &["sh", "-c", "while :; do :; done"]);
     let format = "--format={{.CPUPerc}} {{.MemUsage}} {{.PIDs}}";
     let stats = || container.command(&["stats", "--no-stream", format]).ok();

@@ -19,7 +19,7 @@ fn refused(engine: &Engine, option: &str, words: &str) {
 
 fn namespaces_of_the_host_are_refused(engine: &Engine) {
     if is_ours() {
-        refused(engine, "--network=host", "network namespace");
+        refused(engine, "--network=host", "the host's own network");
         refused(engine, "--pid=host", "PID namespace");
     }
 }

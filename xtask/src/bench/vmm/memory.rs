@@ -83,13 +83,31 @@ fn freed(subject: &Subject<'_>) -> Result<()> {
             bail!("the guest did not come to be {word}");
         }
         settle(machine.0.id())?;
-        let status = fs::read_to_string(format!("/proc/{}/status", machine.0.id()))?;
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        let kib: f64 = resident.trim().trim_end_matches(" kB").parse()?;
-        line(&format!("resident with --balloon, guest {word}"), vec![kib / 1024.0], "MiB");
+        let kib = rest(machine.0.id())?;
+        line(&format!("resident with --balloon, guest {word}"), vec![kib as f64 / 1024.0], "MiB");
         writeln!(input)?;
     }
     Ok(())
+}
+
+/// How often the resident memory is looked at, and how often in a row it must be the same: a guest reports a part of its free pages every two
+/// seconds (PAGE_REPORTING_DELAY of Linux `mm/page_reporting.c`).
+const REPORT: Duration = Duration::from_secs(3);
+const SAME: usize = 3;
+
+/// Resident KiB of a process, once it changes no more.
+fn rest(pid: u32) -> Result<u64> {
+    let (mut before, mut same) = (0, 0);
+    let begun = Instant::now();
+    while same < SAME && begun.elapsed() < Duration::from_secs(120) {
+        std::thread::sleep(REPORT);
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let now = resident.trim().trim_end_matches(" kB").parse()?;
+        same = if now == before { same + 1 } else { 0 };
+        before = now;
+    }
+    Ok(before)
 }
 
 /// Waits until the guest idles: its processes use no more CPU time.
