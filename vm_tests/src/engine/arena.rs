@@ -99,7 +99,7 @@ impl Arena {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         move_mount(&store, "", CWD, STORE, flags).expect("showing the store of mini-OSes");
         mount_change("/run", MountPropagationFlags::SHARED).expect("a shared /run");
-        mount_every_hierarchy();
+        mount_hugetlb();
         run("ip", &["link", "set", "lo", "up"]);
         configure();
         Arena { groups: groups() }
@@ -182,26 +182,15 @@ fn configure() {
     fs::write("/etc/clear-containers/configuration.toml", text).expect("the configuration");
 }
 
-/// Mounts the version 1 hierarchies of control groups that exist and are mounted nowhere: containerd tells nothing of a container's use
-/// while there is one.
-fn mount_every_hierarchy() {
+/// Mounts the hierarchy of hugetlb unless it is mounted somewhere: containerd tells nothing of a container's use as long as it is not.
+/// A host whose version 2 has it in use keeps it.
+fn mount_hugetlb() {
     let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc/self/mounts");
-    let mounted = |controller: &str| {
-        let of_groups = mounts.lines().filter(|line| line.split(' ').nth(2) == Some("cgroup"));
-        of_groups
-            .filter_map(|line| line.split(' ').nth(3))
-            .any(|options| options.split(',').any(|o| o == controller))
-    };
-    for line in fs::read_to_string("/proc/cgroups").expect("/proc/cgroups").lines().skip(1) {
-        let mut words = line.split_whitespace();
-        let (Some(controller), Some(hierarchy)) = (words.next(), words.next()) else { continue };
-        if hierarchy != "0" && !mounted(controller) {
-            let place = format!("/run/cgroup-{controller}");
-            fs::create_dir(&place).expect("a directory");
-            let options = CString::new(controller).expect("a name");
-            mount("cgroup", &place, "cgroup", MountFlags::empty(), options.as_c_str())
-                .unwrap_or_else(|error| panic!("mounting the hierarchy of {controller}: {error}"));
-        }
+    let has_version_1 = mounts.lines().any(|line| line.split(' ').nth(2) == Some("cgroup"));
+    if has_version_1 && !mounts.contains("hugetlb") {
+        let place = "/run/cgroup-hugetlb";
+        fs::create_dir(place).expect("a directory");
+        let _ = mount("cgroup", place, "cgroup", MountFlags::empty(), c"hugetlb");
     }
 }
 

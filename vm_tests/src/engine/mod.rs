@@ -2,7 +2,7 @@
 //! so that the same tests show what every runtime does.
 //!
 //! ```text
-//!   Engine     docker or podman: the same command line; set up when it is first used
+//!   Engine     docker or podman: the same command line; containerd; set up when it is first used
 //!   Container  one of an engine, removed when dropped
 //!   arena.rs   a part of the host for engines alone: network, processes, /etc, /run, /var/lib, /usr/local
 //!   image.rs   an image that needs no registry
@@ -36,25 +36,29 @@ pub fn is_ours() -> bool {
 #[derive(Debug)]
 pub struct Engine {
     name: &'static str,
+    program: &'static str,
     set_up: fn(),
     ready: OnceLock<()>,
 }
 
 /// Podman.
-pub static PODMAN: Engine = Engine::of("podman", set_up_podman);
+pub static PODMAN: Engine = Engine::of("podman", "podman", set_up_podman);
 
 /// Docker.
-pub static DOCKER: Engine = Engine::of("docker", set_up_docker);
+pub static DOCKER: Engine = Engine::of("docker", "docker", set_up_docker);
 
-/// Docker's daemon, once it runs.
-static DOCKERD: Mutex<Option<Daemon>> = Mutex::new(None);
+/// containerd: with the command line of ctr, which is not the others'.
+pub static CONTAINERD: Engine = Engine::of("containerd", "ctr", set_up_containerd);
+
+/// The daemons that run.
+static DAEMONS: Mutex<Vec<Daemon>> = Mutex::new(Vec::new());
 
 impl Engine {
-    const fn of(name: &'static str, set_up: fn()) -> Self {
-        Engine { name, set_up, ready: OnceLock::new() }
+    const fn of(name: &'static str, program: &'static str, set_up: fn()) -> Self {
+        Engine { name, program, set_up, ready: OnceLock::new() }
     }
 
-    /// The program's name.
+    /// Its name.
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -67,7 +71,7 @@ impl Engine {
     /// A command of it.
     pub fn command(&self, args: &[&str]) -> Command {
         self.ready.get_or_init(self.set_up);
-        Command::new(self.name).args(args)
+        Command::new(self.program).args(args)
     }
 
     /// `run --rm` of a program of the image, without a network unless `options` have one.
@@ -100,16 +104,15 @@ impl Engine {
 
     /// Ends the daemons that were started.
     pub fn stop_all() {
-        let daemon = DOCKERD.lock().expect("no holder panics").take();
-        if let Some(daemon) = daemon {
+        for daemon in DAEMONS.lock().expect("no holder panics").drain(..) {
             daemon.stop(libc::SIGTERM);
         }
     }
 
-    fn load(&self) {
+    /// Loads the image with `command`, which takes its file.
+    pub fn load(command: Command) {
         let directory = tempfile::tempdir().expect("a directory");
-        let archive = image::archive(directory.path());
-        Command::new(self.name).args(["load", "--input"]).arg(archive).ok();
+        command.arg(image::archive(directory.path())).ok();
     }
 }
 
@@ -123,7 +126,7 @@ fn set_up_podman() {
     );
     fs::create_dir_all("/etc/containers").expect("a directory");
     fs::write("/etc/containers/containers.conf", text).expect("the configuration");
-    PODMAN.load();
+    Engine::load(Command::new("podman").args(["load", "--input"]));
 }
 
 fn set_up_docker() {
@@ -133,6 +136,14 @@ fn set_up_docker() {
     fs::write("/etc/docker/daemon.json", text).expect("the configuration");
     let ready = Command::new("docker").arg("version");
     let daemon = Daemon::start(Command::new("dockerd"), "/run/docker.sock", "/run/dockerd.log", &ready);
-    *DOCKERD.lock().expect("no holder panics") = Some(daemon);
-    DOCKER.load();
+    DAEMONS.lock().expect("no holder panics").push(daemon);
+    Engine::load(Command::new("docker").args(["load", "--input"]));
+}
+
+fn set_up_containerd() {
+    let ready = Command::new("ctr").arg("version");
+    let command = Command::new("containerd");
+    let daemon = Daemon::start(command, "/run/containerd/containerd.sock", "/run/containerd.log", &ready);
+    DAEMONS.lock().expect("no holder panics").push(daemon);
+    Engine::load(Command::new("ctr").args(["images", "import"]));
 }

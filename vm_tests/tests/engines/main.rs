@@ -4,12 +4,14 @@
 //! in an arena (`vm_tests/src/engine/arena.rs`); engines have the system's own paths in there. `CLEAR_TEST_RUNTIME=runc` runs the same tests
 //! with another runtime, which shows that they expect what everybody does.
 
+mod containerd;
+mod docker;
 mod guide;
 mod podman;
 mod users;
 
 use libtest_mimic::{Arguments, Trial};
-use vm_tests::engine::{DOCKER, Engine, PODMAN, arena};
+use vm_tests::engine::{CONTAINERD, DOCKER, Engine, PODMAN, arena};
 
 /// A test under an engine.
 type Test = fn(&Engine);
@@ -39,6 +41,8 @@ fn main() {
     }
     add(&PODMAN, guide::TESTS);
     add(&PODMAN, podman::TESTS);
+    add(&DOCKER, docker::TESTS);
+    add(&CONTAINERD, containerd::TESTS);
     if arguments.list {
         libtest_mimic::run(&arguments, trials).exit();
     }

@@ -77,7 +77,7 @@ fn guest_process(given: &oci::Process, common: Common, io: Io) -> Result<(Proces
         terminal,
         uid: user.uid(),
         gid: user.gid(),
-        additional_gids: user.additional_gids().clone().unwrap_or_default(),
+        additional_gids: once(user.additional_gids().as_deref().unwrap_or_default()),
         umask: user.umask(),
         // As with runc, who names no capabilities gets none.
         capabilities: Some(given.capabilities().as_ref().map_or(Capabilities::default(), sets)),
@@ -92,6 +92,12 @@ fn guest_process(given: &oci::Process, common: Common, io: Io) -> Result<(Proces
         io: Io { stderr: io.stderr.filter(|_| terminal.is_none()), ..io },
     };
     Ok((process, warnings(given)))
+}
+
+/// Docker names a group twice that the user is in already.
+fn once(groups: &[u32]) -> Vec<u32> {
+    let new = |(index, group): &(usize, &u32)| !groups[..*index].contains(group);
+    groups.iter().enumerate().filter(new).map(|(_, group)| *group).collect()
 }
 
 fn warnings(given: &oci::Process) -> Vec<String> {
