@@ -216,3 +216,145 @@ impl Keeper {
         file.take(MAX_FILE).read_to_string(&mut text).is_ok() && names::is_named_in(&text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use guest_protocol::mux::Side;
+    use std::net::{TcpListener, UdpSocket};
+
+    /// Guest, host, and a relay that was opened from one to the other.
+    struct Both {
+        guest: Mux,
+        host: Mux,
+        names: Names,
+        stream: StreamId,
+    }
+
+    impl Both {
+        fn new(socket: impl Into<OwnedFd>, datagrams: bool) -> Self {
+            let (mut guest, host) = (Mux::new(Side::Guest), Mux::new(Side::Host));
+            let (socket, stream) = (socket.into(), guest.open(names::STREAM_PORT));
+            rustix::io::ioctl_fionbio(&socket, true).unwrap();
+            let question = datagrams.then(Vec::new);
+            let relay = Relay { stream, socket, question, datagrams, ends: Instant::now() + LIFE };
+            let mut both = Both { guest, host, names: Names { offered: true, relays: vec![relay] }, stream };
+            carry(&mut both.guest, &mut both.host);
+            both
+        }
+
+        fn turn(&mut self) {
+            carry(&mut self.guest, &mut self.host);
+            self.names.turn(&mut self.host, Instant::now());
+            carry(&mut self.host, &mut self.guest);
+        }
+
+        fn turn_until(&mut self, done: impl Fn(&Self) -> bool) {
+            for _ in 0..1000 {
+                self.turn();
+                if done(self) {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            panic!("it did not happen");
+        }
+    }
+
+    fn carry(from: &mut Mux, to: &mut Mux) {
+        while !from.output().is_empty() {
+            let bytes = from.output().to_vec();
+            from.sent(bytes.len());
+            to.receive(&bytes).unwrap();
+        }
+    }
+
+    fn server_and_client() -> (UdpSocket, UdpSocket) {
+        let [server, client] = [0; 2].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
+        client.connect(server.local_addr().unwrap()).unwrap();
+        (server, client)
+    }
+
+    #[test]
+    fn a_question_in_pieces_is_asked_once_and_answered() {
+        let (server, client) = server_and_client();
+        let mut both = Both::new(client, true);
+        let question = names::framed(b"who are you?").unwrap();
+        for byte in &question {
+            both.guest.send(both.stream, &[*byte]);
+            both.turn();
+        }
+        both.guest.finish(both.stream);
+        let mut buffer = [0; 100];
+        let (count, from) = server.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..count], b"who are you?");
+        server.send_to(b"me", from).unwrap();
+        both.turn_until(|both| both.names.relays.is_empty());
+        assert_eq!(names::message(both.guest.pending(both.stream)), Some(b"me".as_slice()));
+        assert!(!both.host.is_open(both.stream));
+    }
+
+    #[test]
+    fn a_question_that_is_too_long_or_not_the_only_one_ends_its_stream() {
+        let second = [names::framed(b"one").unwrap(), b"more".to_vec()].concat();
+        for wrong in [vec![0xff; names::MAX_QUESTION + 3], second] {
+            let (_server, client) = server_and_client();
+            let mut both = Both::new(client, true);
+            both.guest.send(both.stream, &wrong);
+            both.turn();
+            both.guest.send(both.stream, b"still more");
+            both.turn();
+            assert!(both.names.relays.is_empty() && !both.guest.is_open(both.stream));
+        }
+    }
+
+    #[test]
+    fn nobody_there_or_no_answer_in_time_ends_the_stream() {
+        let (server, client) = server_and_client();
+        drop(server);
+        let mut both = Both::new(client, true);
+        both.guest.send(both.stream, &names::framed(b"x").unwrap());
+        both.turn_until(|both| !both.guest.is_open(both.stream));
+        let (_server, client) = server_and_client();
+        let mut both = Both::new(client, true);
+        assert!(both.names.next_deadline().is_some());
+        both.names.turn(&mut both.host, Instant::now() + LIFE);
+        assert!(both.names.relays.is_empty() && !both.host.is_open(both.stream));
+    }
+
+    #[test]
+    fn a_connection_carries_both_ways_until_the_server_ends_it() {
+        use std::io::Write;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut server = listener.accept().unwrap().0;
+        let mut both = Both::new(client, false);
+        both.guest.send(both.stream, b"question");
+        both.turn();
+        let mut buffer = [0; 8];
+        server.read_exact(&mut buffer).unwrap();
+        assert_eq!(&buffer, b"question");
+        server.write_all(b"answer").unwrap();
+        drop(server);
+        both.turn_until(|both| both.names.relays.is_empty());
+        assert_eq!(both.guest.pending(both.stream), b"answer");
+        both.guest.consume(both.stream, 6);
+        assert!(both.guest.at_end(both.stream) && both.guest.is_open(both.stream));
+    }
+
+    #[test]
+    fn too_many_and_those_of_a_guest_that_was_not_asked_to_are_refused() {
+        let (mut guest, mut host) = (Mux::new(Side::Guest), Mux::new(Side::Host));
+        let mut names = Names::default();
+        for offered in [false, true] {
+            names.offered = offered;
+            for _ in 0..names::MOST + 5 {
+                let stream = guest.open(names::DATAGRAM_PORT);
+                carry(&mut guest, &mut host);
+                names.open(&mut host, stream, true, Instant::now());
+            }
+            assert_eq!(names.relays.len(), if offered { names::MOST } else { 0 });
+        }
+        carry(&mut host, &mut guest);
+    }
+}
