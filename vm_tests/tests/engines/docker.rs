@@ -130,8 +130,11 @@ fn a_container_is_started_again_until_it_is_stopped(engine: &Engine) {
     assert_eq!(container.inspect("/RestartCount"), json!(2));
 }
 
-/// A second daemon, which touches no network.
+/// A second daemon, in a network namespace of its own.
 struct Second(PathBuf);
+
+/// Its name.
+const SECOND: &str = "second-docker";
 
 impl Second {
     fn docker(&self, args: &[&str]) -> Command {
@@ -143,7 +146,8 @@ impl Second {
 
     fn start(&self) -> Daemon {
         let at = |name: &str| self.0.join(name).display().to_string();
-        let command = Command::new("dockerd").args(["--live-restore", "--bridge=none", "--iptables=false"]);
+        let command = Command::new("nsenter").arg(format!("--net=/run/netns/{SECOND}"));
+        let command = command.args(["dockerd", "--live-restore"]);
         let command = command.args(["--config-file", &at("none.json"), "--data-root", &at("data")]);
         let command = command.args(["--exec-root", &at("exec"), "--pidfile", &at("pid")]);
         let runtime = runtime();
@@ -160,13 +164,15 @@ impl Second {
 }
 
 fn containers_live_on_without_the_daemon(_: &Engine) {
-    let second = Second(Path::new("/run").join("second-docker"));
+    let second = Second(Path::new("/run").join(SECOND));
     std::fs::create_dir(&second.0).expect("a directory");
+    Command::new("ip").args(["netns", "add", SECOND]).ok();
     std::fs::write(second.0.join("none.json"), "{}").expect("a configuration");
     let daemon = second.start();
     Engine::load(second.docker(&["load", "--input"]));
+    second.docker(&["network", "create", "net"]).ok();
     let script = "trap 'exit 21' TERM; i=0; while :; do echo tick-$i.; i=$((i+1)); sleep 0.2; done";
-    second.docker(&["run", "--detach", "--name=one", "--network=none", image::NAME, "sh", "-c", script]).ok();
+    second.docker(&["run", "--detach", "--name=one", "--network=net", image::NAME, "sh", "-c", script]).ok();
     let pid = || second.docker(&["inspect", "--format={{.State.Pid}} {{.State.Running}}", "one"]).ok();
     let ticks = || second.docker(&["logs", "one"]).run().expect(0).lines().len();
     let before = pid();
@@ -180,9 +186,11 @@ fn containers_live_on_without_the_daemon(_: &Engine) {
     until("more output", || (ticks() > seen).then_some(()));
     let all = second.docker(&["logs", "one"]).run().expect(0).lines();
     assert!(all.iter().enumerate().all(|(i, line)| *line == format!("tick-{i}.")), "no line is lost");
-    assert_eq!(second.docker(&["exec", "one", "echo", "inside"]).ok(), "inside");
+    let inside = "nslookup one >/dev/null && echo found";
+    assert_eq!(second.docker(&["exec", "one", "sh", "-c", inside]).ok(), "found");
     second.docker(&["stop", "-t", "20", "one"]).ok();
     assert_eq!(second.docker(&["inspect", "--format={{.State.ExitCode}}", "one"]).ok(), "21");
     second.docker(&["rm", "one"]).ok();
     daemon.stop(libc::SIGTERM);
+    Command::new("ip").args(["netns", "delete", SECOND]).ok();
 }
