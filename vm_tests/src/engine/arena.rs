@@ -112,7 +112,8 @@ impl Arena {
         let mut groups: Vec<_> = groups().difference(&self.groups).cloned().collect();
         groups.sort_by_key(|path| std::cmp::Reverse(path.as_os_str().len()));
         for group in groups {
-            if of_a_container(&group) {
+            // With processes in it, it is one of an engine of the host, at work outside of this arena; of ours there are none any more.
+            if of_a_container(&group) && is_abandoned(&group) {
                 left.push(format!("control group {}", group.display()));
             }
             if OF_ENGINES.iter().any(|name| group.iter().any(|part| part == *name)) {
@@ -128,6 +129,15 @@ fn of_a_container(group: &Path) -> bool {
     let name = group.file_name().unwrap_or_default().to_string_lossy();
     let below = |parent: &str| group.parent().is_some_and(|directory| directory.ends_with(parent));
     name.starts_with("libpod-") || name.starts_with("buildah-") || below("docker") || below("default")
+}
+
+/// Whether a control group is there and empty, now and some seconds later: so one that is being made or removed is none.
+fn is_abandoned(group: &Path) -> bool {
+    let empty = || fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|processes| processes.is_empty());
+    (0..4).all(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        empty()
+    })
 }
 
 /// Kills whatever is left, so that the groups can go.

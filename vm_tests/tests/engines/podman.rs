@@ -72,8 +72,6 @@ fn a_pod_of_one_container_is_played(engine: &Engine) {
     let name = format!("{}-c0", pod.1);
     let exec = engine.command(&["exec", &name, "sh", "-c", "hostname; ip -o -4 addr | grep -c eth0"]);
     assert_eq!(exec.ok().lines().collect::<Vec<_>>(), [pod.1.as_str(), "1"]);
-    engine.command(&["restart", "-t", "0", &name]).ok();
-    assert!(vm_tests::until("an answer", || get("127.0.0.1:18080")).ends_with("page\n"));
 }
 
 fn a_second_container_of_a_pod_is_refused(engine: &Engine) {

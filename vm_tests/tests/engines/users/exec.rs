@@ -64,8 +64,8 @@ fn exec_in_the_background(engine: &Engine) {
 }
 
 fn attach_shows_what_is_printed(engine: &Engine) {
-    let container =
-        engine.start(&[], &["sh", "-c", "while [ ! -e /tmp/go ]; do sleep 0.1; done; echo seen; exit 6"]);
+    let container = engine
+        .start(&[], &["sh", "-c", "while [ ! -e /tmp/go ]; do sleep 0.1; done; echo seen; sleep 2; exit 6"]);
     let attached = container.command(&["attach", "--no-stdin"]).start();
     // Nothing says that it is attached.
     std::thread::sleep(std::time::Duration::from_secs(1));

@@ -29,8 +29,8 @@ fn a_detached_container_is_logged_and_waited_for(engine: &Engine) {
 }
 
 fn logs_follow(engine: &Engine) {
-    let container =
-        engine.start(&[], &["sh", "-c", "echo one; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo two"]);
+    let container = engine
+        .start(&[], &["sh", "-c", "echo one; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo two; sleep 2"]);
     container.expect_log("one");
     let follower = container.command(&["logs", "-f"]).start();
     container.sh("touch /tmp/go");
