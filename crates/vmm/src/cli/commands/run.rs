@@ -109,7 +109,7 @@ pub struct Args {
     #[arg(long, value_name = "fd:N", requires = "spec")]
     agent: Option<spec::Fd>,
     /// Tap of the spec's network device NAME, attached with vnet_hdr; a descriptor for each of its pairs of queues
-    #[arg(long, value_name = "NAME=fd:N", requires = "spec")]
+    #[arg(long, value_name = "NAME=fd:N[:M...]", requires = "spec")]
     tap: Vec<spec::Tap>,
     /// Do without the jail: a guest that takes over this program then has all that its user has
     #[arg(long)]
