@@ -307,6 +307,8 @@ fn a_real_tap_has_the_queues_that_are_in_use() {
         entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("tx-")).count()
     };
     assert_eq!(queues(), 1, "those that the driver did not ask for are detached");
+    tap::prepare(&taps).unwrap();
+    assert_eq!(queues(), 1, "once more, as the machine does with what a client has prepared");
     let mut device = Net::new(taps, &NetOptions::default()).unwrap();
     let mut driver = Driver::new(&mut device, u64::MAX);
     for count in [3, 2, 3, 1, 2] {
@@ -318,7 +320,9 @@ fn a_real_tap_has_the_queues_that_are_in_use() {
     assert_eq!(queues(), 1);
     // The other way round a tap that was made with one queue.
     let single = format!("ccone{}", std::process::id() % 10_000);
-    let _one = tap::attach(vec![tun()], &single).unwrap();
+    let one = tap::attach(vec![tun()], &single).unwrap();
+    let twice = [one[0].try_clone().unwrap(), one[0].try_clone().unwrap()];
+    assert!(matches!(tap::prepare(&twice), Err(tap::TapError::Detach(_))));
     let error = tap::attach(vec![tun(), tun()], &single).unwrap_err();
     assert!(matches!(error, tap::TapError::AttachQueues(_, 2, _)), "{error}");
 }

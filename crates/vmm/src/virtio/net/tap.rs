@@ -84,7 +84,14 @@ pub fn prepare(taps: &[File]) -> Result<(), TapError> {
         }
         rustix::io::ioctl_fionbio(tap, true).map_err(|e| TapError::Prepare(e.into()))?;
     }
-    taps[1..].iter().try_for_each(|tap| set_queue(tap.as_fd(), false)).map_err(TapError::Detach)
+    taps[1..].iter().try_for_each(detach).map_err(TapError::Detach)
+}
+
+/// A queue that is detached already, as a client of the control socket may have left it, refuses to be so again: as one of a tap with no other
+/// does, which cannot be attached again either.
+fn detach(tap: &File) -> io::Result<()> {
+    let set = |attached| set_queue(tap.as_fd(), attached);
+    set(false).or_else(|_| set(true).and_then(|()| set(false)))
 }
 
 /// Attaches a queue to its tap, or detaches it: then it gets no frame, and those that it has are dropped.
