@@ -107,8 +107,9 @@ fn a_device_has_the_queues_that_are_configured_and_each_carries_traffic() {
     bundle.change(|spec| spec["annotations"] = json!({ "io.clearcontainers.vcpus": "2" }));
     let container = sandbox.start(network.join(&bundle));
     assert_eq!(container.sh("echo $(ls /sys/class/net/eth0/queues)"), "rx-0 rx-1 tx-0 tx-1");
-    let on_host = |name: &str| network.here(&format!("echo $(ls /sys/class/net/{name}/queues)")).ok();
-    assert_eq!(on_host("clear0").trim(), "rx-0 rx-1 tx-0 tx-1");
+    // A kernel without RPS shows nothing else of a tap.
+    let on_host = network.here("cd /sys/class/net/clear0/queues; echo tx-*").ok();
+    assert_eq!(on_host.trim(), "tx-0 tx-1");
     // From one CPU after the other: each sends through a queue of its own, by which the answer comes back.
     for cpu in [1, 2] {
         for peer in PEER {
