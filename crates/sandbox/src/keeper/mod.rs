@@ -19,6 +19,7 @@ mod control;
 mod face;
 mod names;
 mod network;
+pub mod out_of_memory;
 pub mod protocol;
 pub mod pump;
 mod requests;
