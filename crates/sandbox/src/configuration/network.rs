@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 pub struct Network {
     pub model: NetworkModel,
     pub min_devices: usize,
+    pub queues: u32,
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Network { model: NetworkModel::Tc, min_devices: 2 }
+        Network { model: NetworkModel::Tc, min_devices: 2, queues: 1 }
     }
 }
 
@@ -62,5 +63,10 @@ mod tests {
         assert!(line.contains("unknown network model \"bridgd\""), "{line}");
         let line = parse("[network]\nmin_devices = 9\n").unwrap_err().to_string();
         assert!(line.contains("network.min_devices must be 0 to 8"), "{line}");
+        for queues in [0, 9] {
+            let line = parse(&format!("[network]\nqueues = {queues}\n")).unwrap_err().to_string();
+            assert!(line.contains("network.queues must be 1 to 8"), "{line}");
+        }
+        assert_eq!(parse("[network]\nqueues = 8\n").unwrap().network.queues, 8);
     }
 }

@@ -77,7 +77,7 @@ pub(super) struct Network {
 pub(super) struct Prepared {
     pub network: Network,
     pub devices: Vec<Device>,
-    pub taps: BTreeMap<String, OwnedFd>,
+    pub taps: BTreeMap<String, Vec<OwnedFd>>,
 }
 
 impl Network {
@@ -86,11 +86,17 @@ impl Network {
         Network { take_over: yes, ..self }
     }
 
-    /// Makes the taps, in the calling thread's network namespace, which is the file `namespace` unless it is the keeper's own.
+    /// Makes the taps, each with so many `queues`, in the calling thread's network namespace, which is the file `namespace` unless it is the
+    /// keeper's own.
     ///
     /// # Errors
     /// When there are too many interfaces, or the kernel refuses.
-    pub fn prepare(dir: &StateDir, namespace: Option<PathBuf>, least: usize) -> Result<Prepared, HostError> {
+    pub fn prepare(
+        dir: &StateDir,
+        namespace: Option<PathBuf>,
+        least: usize,
+        queues: u32,
+    ) -> Result<Prepared, HostError> {
         let failed = |what| NetworkError::kernel(what);
         let mut socket = Socket::open().map_err(failed("opening a netlink socket"))?;
         let changes = Socket::listen(CHANGES).map_err(failed("opening a netlink socket"))?;
@@ -100,13 +106,13 @@ impl Network {
         }
         let (mut ports, mut devices, mut taps) = (Vec::new(), Vec::new(), BTreeMap::new());
         for index in 0..interfaces.max(least) {
-            let spec = net_device(index);
-            let Device::Net { name, mac } = &spec else { continue };
-            let (tap, file) = tap::make(&mut socket)?;
+            let spec = net_device(index, queues);
+            let Device::Net { name, mac, .. } = &spec else { continue };
+            let (tap, files) = tap::make(&mut socket, queues)?;
             if let Some(namespace) = namespace.clone() {
                 undo::note(dir, &Undo::Tap { namespace, interface: tap.index })?;
             }
-            taps.insert(name.clone(), file.into());
+            taps.insert(name.clone(), files.into_iter().map(OwnedFd::from).collect());
             ports.push(Port { tap, device: *mac, interface: None });
             devices.push(spec);
         }
