@@ -2,6 +2,7 @@
 
 mod devices;
 mod exec;
+mod faults;
 mod files;
 mod life;
 mod limits;
@@ -12,9 +13,10 @@ mod refused;
 use crate::Test;
 
 /// All of them.
-pub const ALL: [&[(&str, Test)]; 8] = [
+pub const ALL: [&[(&str, Test)]; 9] = [
     devices::TESTS,
     exec::TESTS,
+    faults::TESTS,
     files::TESTS,
     life::TESTS,
     limits::TESTS,
