@@ -52,7 +52,10 @@ pub fn args(spec: &MachineSpec, given: Given<'_>) -> Vec<String> {
         args.add("-chardev", format!("socket,id=console,fd={}", given.console));
         args.add("-serial", "chardev:console");
     }
-    for (index, device) in spec.devices.iter().enumerate() {
+    // Those with a place of their own first, lest another device takes it.
+    let (placed, others): (Vec<_>, Vec<_>) =
+        spec.devices.iter().enumerate().partition(|(_, device)| matches!(device, Device::Vfio { .. }));
+    for (index, device) in placed.into_iter().chain(others) {
         args.device(spec.chassis, index, device, given);
     }
     args.0
@@ -139,6 +142,10 @@ impl Args {
                 );
                 self.add("-device", format!("virtio-9p-{bus},fsdev=share{index},mount_tag={}", escape(tag)));
             }
+            // No boot code: nothing boots from it.
+            Device::Vfio { host, slot } => {
+                self.add("-device", format!("vfio-pci,host={host},bus=pcie.0,addr={slot:#x},rombar=0"));
+            }
             Device::Net { name, mac } => {
                 // One without a tap is refused before it comes here.
                 let Some((_, fd)) = given.taps.iter().find(|(tap, _)| tap == name) else { return };
@@ -212,6 +219,15 @@ mod tests {
         assert!(
             line(Chassis::Q35).ends_with(&format!("{device}pci,netdev=net0,mac=02:00:00:ab:00:01,romfile="))
         );
+    }
+
+    #[test]
+    fn functions_of_the_host_come_first_and_have_their_places() {
+        let mut spec = spec(Accelerator::Kvm, Chassis::Q35);
+        spec.devices.push(Device::Vfio { host: "0000:01:10.2".into(), slot: 0x11 });
+        let line = args(&spec, GIVEN).join(" ");
+        assert!(line.contains("-device vfio-pci,host=0000:01:10.2,bus=pcie.0,addr=0x11,rombar=0"), "{line}");
+        assert!(line.find("vfio-pci") < line.find("virtio-serial-pci"), "{line}");
     }
 
     #[test]

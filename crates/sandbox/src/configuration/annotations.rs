@@ -24,7 +24,7 @@ struct Annotation {
     set: Set,
 }
 
-const ANNOTATIONS: [Annotation; 15] = [
+const ANNOTATIONS: [Annotation; 16] = [
     Annotation {
         name: "vcpus",
         key: "container.vcpus",
@@ -79,6 +79,12 @@ const ANNOTATIONS: [Annotation; 15] = [
         key: "network.model",
         open: true,
         set: |c, v| named(&mut c.network.model, v),
+    },
+    Annotation {
+        name: "network_passthrough",
+        key: "network.passthrough",
+        open: false,
+        set: |c, v| named(&mut c.network.passthrough, v),
     },
     Annotation {
         name: "accelerator",

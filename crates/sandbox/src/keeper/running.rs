@@ -592,6 +592,8 @@ impl Keeper {
     fn end(mut self, reporter: &mut Reporter) -> u8 {
         self.machine.kill();
         let reason = self.machine.wait();
+        // Before the state says that it has stopped: engines take the network down then.
+        self.network.iter_mut().for_each(Network::give_back);
         read_into(self.console.as_mut(), &mut self.console_tail);
         read_into(self.log.as_mut(), &mut self.log_tail);
         let was_created = matches!(self.state.status, Status::Created | Status::Running | Status::Paused);
