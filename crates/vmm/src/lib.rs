@@ -24,4 +24,5 @@ pub mod pci;
 pub mod plain_text;
 pub mod vcpu;
 pub mod vhost_user;
+pub mod vfio;
 pub mod virtio;
