@@ -1,7 +1,10 @@
 //! A container whose network namespace has a virtual function.
 
 use crate::adapter::{Adapter, HOST, OURS, ip};
-use vm_tests::{Container, Network, Sandbox, on_kvm, send_signal, until};
+use vm_tests::{Container, Network, Sandbox, full_capabilities, on_kvm, send_signal, until};
+
+/// Memory of a machine, which is pinned: that takes its time under emulation.
+const MEMORY: &str = "default_memory_mib = 192";
 
 /// A namespace whose `eth0` is the adapter's virtual function, and what that was like.
 struct Namespace {
@@ -23,6 +26,8 @@ impl Namespace {
 
     fn sleeping<'a>(&self, sandbox: &'a Sandbox) -> Container<'a> {
         let bundle = sandbox.bundle();
+        // For ping(8).
+        bundle.change(full_capabilities);
         sandbox.start(self.network.join(&bundle))
     }
 
@@ -50,10 +55,12 @@ impl Namespace {
 
 fn on_each_backend(test: impl Fn(&Sandbox, &Adapter)) {
     for machine in ["backend = \"clear-vmm\"", "backend = \"qemu\"\nchassis = \"q35\""] {
-        let Some(adapter) = Adapter::new() else { return };
         let Some(sandbox) = on_kvm() else { return };
-        sandbox.configure_more(&format!("[machine]\n{machine}\n"));
+        let Some(adapter) = Adapter::new() else { return };
+        sandbox.configure_more(&format!("[machine]\n{MEMORY}\n{machine}\n"));
         test(&sandbox, &adapter);
+        // With the namespace the interface has gone to the first one.
+        drop(adapter);
         sandbox.assert_nothing_left();
     }
 }
@@ -89,13 +96,13 @@ fn kill_9_of_the_keeper_does_not_keep_it() {
 
 #[test]
 fn its_packets_are_redirected_where_that_is_asked_for() {
-    let Some(adapter) = Adapter::new() else { return };
     let Some(sandbox) = on_kvm() else { return };
+    let Some(adapter) = Adapter::new() else { return };
     sandbox.configure_more("[network]\npassthrough = \"none\"\n");
     let namespace = Namespace::new(&sandbox, &adapter);
     let container = namespace.sleeping(&sandbox);
     assert_eq!(adapter.driver(), "igbvf");
     assert_eq!(container.sh("cat /sys/class/net/eth0/address"), namespace.mac);
-    container.delete();
+    container.command(&["delete", "--force"]).run().expect(0);
     namespace.assert_back(&adapter);
 }

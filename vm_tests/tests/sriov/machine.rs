@@ -5,8 +5,8 @@ use vm_tests::{Machine, on_kvm, send_signal, until};
 
 #[test]
 fn the_guest_drives_a_function_and_gives_it_back_by_its_end() {
-    let Some(adapter) = Adapter::new() else { return };
     let Some(sandbox) = on_kvm() else { return };
+    let Some(adapter) = Adapter::new() else { return };
     let address = adapter.address();
     let command = Machine::command(&sandbox, "", &[]).args(["--vfio", &address]);
     command.run().refused("is not bound to vfio-pci; as root:");

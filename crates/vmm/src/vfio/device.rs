@@ -68,7 +68,8 @@ pub struct Region {
     pub size: u64,
     /// Whether pages of it can be mapped.
     pub mappable: bool,
-    offset: u64,
+    /// Where it begins in the device's descriptor.
+    pub(super) offset: u64,
 }
 
 /// An opened device. The kernel has reset it, and will when it is closed.

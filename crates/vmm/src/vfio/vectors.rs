@@ -197,6 +197,12 @@ impl Vectors {
         }
     }
 
+    /// What the device does when it interrupts.
+    #[cfg(test)]
+    pub(super) fn signal_for_test(&self, vector: usize) {
+        self.events[vector].write(1).unwrap();
+    }
+
     fn is_pending(&self, vector: usize) -> bool {
         let Some(event) = self.events.get(vector).filter(|_| self.open[vector].is_none()) else { return false };
         let fd = super::bars::borrow(event);
