@@ -38,7 +38,7 @@ pub use guest::{Guest, PARAMETERS, initramfs, kernel, kernel_of};
 pub use leak::{Leaks, processes_with};
 pub use loop_disk::LoopDisk;
 pub use machine::{Machine, ctl};
-pub use needs::{on_kvm, on_network, on_readable_groups};
+pub use needs::{on_kvm, on_network, on_podmans_pods, on_readable_groups};
 pub use network::{Network, OURS, PEER, make_taps_stay};
 pub use programs::Programs;
 pub use sandbox::Sandbox;

@@ -37,6 +37,18 @@ pub fn on_readable_groups() -> bool {
     true
 }
 
+/// Whether Podman's pods can have programs here: not where it manages control groups of version 2 itself, without systemd, as it lets
+/// none of a pod's processes open a device then (with runc neither). Says so.
+pub fn on_podmans_pods() -> bool {
+    let unusable = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    if unusable {
+        skipped(
+            "without systemd Podman forbids a pod of control groups v2 every device, /dev/null and /dev/kvm too",
+        );
+    }
+    !unusable
+}
+
 /// The surroundings of a test of machines; nothing, and a line that says so, where KVM cannot run a guest.
 ///
 /// # Panics

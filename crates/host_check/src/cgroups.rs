@@ -56,6 +56,8 @@ mod tests {
 
     fn mount(point: &str, fs_type: &str, read_only: bool, options: &str) -> Mount {
         Mount {
+            id: 0,
+            parent: 0,
             point: point.into(),
             read_only,
             fs_type: fs_type.into(),

@@ -6,15 +6,36 @@ use std::path::{Path, PathBuf};
 /// One line of mountinfo, as far as anybody here asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mount {
+    pub id: u32,
+    /// The mount in which the point is.
+    pub parent: u32,
     pub point: PathBuf,
     pub read_only: bool,
     pub fs_type: String,
     pub super_options: Vec<String>,
 }
 
-/// All mounts this process sees; none if the file cannot be read.
+/// All mounts this process can reach; none if the file cannot be read.
 pub(crate) fn read(root: &Root) -> Vec<Mount> {
-    root.read("/proc/self/mountinfo").unwrap_or_default().lines().filter_map(parse_line).collect()
+    reachable(root.read("/proc/self/mountinfo").unwrap_or_default().lines().filter_map(parse_line).collect())
+}
+
+/// Without those that another mount hides: one in the same mount, at a directory above theirs, so made later.
+fn reachable(mounts: Vec<Mount>) -> Vec<Mount> {
+    let hides = |a: &Mount, b: &Mount| {
+        a.id != b.id && a.parent == b.parent && b.point.starts_with(&a.point) && a.point != b.point
+    };
+    let mut hidden: Vec<u32> =
+        mounts.iter().filter(|b| mounts.iter().any(|a| hides(a, b))).map(|b| b.id).collect();
+    // What is in a hidden one is hidden too.
+    let mut from = 0;
+    while from < hidden.len() {
+        let inner = mounts.iter().filter(|m| m.parent == hidden[from] && !hidden.contains(&m.id));
+        let inner: Vec<u32> = inner.map(|m| m.id).collect();
+        hidden.extend(inner);
+        from += 1;
+    }
+    mounts.into_iter().filter(|mount| !hidden.contains(&mount.id)).collect()
 }
 
 /// The mount that holds `path`: the last one listed with the longest mount point above it.
@@ -28,13 +49,15 @@ pub(crate) fn holding<'a>(mounts: &'a [Mount], path: &str) -> Option<&'a Mount> 
 /// `36 35 98:0 /root /point rw,noatime master:1 - ext3 /dev/root rw,errors=continue`; the fields before `-` vary in number.
 fn parse_line(line: &str) -> Option<Mount> {
     let (front, back) = line.split_once(" - ")?;
-    let mut front = front.split(' ').skip(4);
+    let mut front = front.split(' ');
+    let (id, parent) = (front.next()?.parse().ok()?, front.next()?.parse().ok()?);
+    let mut front = front.skip(2);
     let point = unescape(front.next()?);
     let read_only = front.next()?.split(',').any(|option| option == "ro");
     let mut back = back.split(' ');
     let fs_type = back.next()?.to_owned();
     let super_options = back.nth(1).unwrap_or("").split(',').map(str::to_owned).collect();
-    Some(Mount { point: point.into(), read_only, fs_type, super_options })
+    Some(Mount { id, parent, point: point.into(), read_only, fs_type, super_options })
 }
 
 /// The kernel writes space, tab, newline and backslash as a backslash and three octal digits.
@@ -76,6 +99,8 @@ mod tests {
     #[test]
     fn the_longest_mount_point_holds_a_path_and_the_last_one_hides_the_others() {
         let mount = |point: &str, fs_type: &str| Mount {
+            id: 0,
+            parent: 0,
             point: point.into(),
             read_only: false,
             fs_type: fs_type.into(),
@@ -85,6 +110,21 @@ mod tests {
             [mount("/", "ext4"), mount("/run", "ramfs"), mount("/run", "tmpfs"), mount("/runner", "xfs")];
         assert_eq!(holding(&mounts, "/run/x").unwrap().fs_type, "tmpfs");
         assert_eq!(holding(&mounts, "/etc").unwrap().fs_type, "ext4");
+    }
+
+    #[test]
+    fn what_a_later_mount_hides_is_not_reachable() {
+        let lines = [
+            "20 1 8:1 / / rw - ext4 /dev/root rw",
+            "21 20 0:1 / /run rw - tmpfs none rw",
+            "22 21 0:2 / /run/groups rw - cgroup none rw,hugetlb",
+            "23 22 0:3 / /run/groups/inner rw - tmpfs none rw",
+            "24 21 0:4 / /run rw - tmpfs none rw",
+            "25 24 0:5 / /run/groups rw - cgroup2 none rw",
+            "26 20 0:6 / /runner rw - tmpfs none rw",
+        ];
+        let mounts = reachable(lines.iter().filter_map(|line| parse_line(line)).collect());
+        assert_eq!(mounts.iter().map(|m| m.id).collect::<Vec<_>>(), [20, 21, 24, 25, 26]);
     }
 
     proptest! {

@@ -2,6 +2,9 @@
 
 use serde_json::json;
 use std::fs;
+use std::io::Read;
+use std::process::Stdio;
+use std::time::Duration;
 use vm_tests::{Container, Running, Sandbox, send_signal, until};
 
 #[test]
@@ -143,6 +146,30 @@ fn the_end_of_the_container_ends_its_execs() {
     container.kill("KILL");
     running.wait().expect(137);
     assert_eq!(Container::reap(pid), 137);
+}
+
+#[test]
+fn the_code_of_a_process_is_kept_while_the_container_ends_before_its_output_is_read() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle();
+    bundle.script(
+        "while ! [ -s /tmp/pid ]; do sleep 0.1; done; while kill -0 $(cat /tmp/pid) 2>/dev/null; do sleep 0.1; done; echo over",
+    );
+    let container = sandbox.start(&bundle);
+    // More than the pipe takes that nobody reads, less than that and what is on its way to it.
+    let script = "echo $$ >/tmp/new; mv /tmp/new /tmp/pid; head -c 300000 /dev/zero; exit 3";
+    let pid_file = sandbox.path().join("pid");
+    let flags = ["--detach", "--pid-file", pid_file.to_str().expect("a path")];
+    let mut command = container.exec_with(&flags, &["sh", "-c", script]).std();
+    let mut exec = command.stdout(Stdio::piped()).spawn().expect("cor");
+    assert!(exec.wait().expect("its end").success());
+    until("the end of the program", || (container.output().text() == "over").then_some(()));
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(exec.stdout.take().expect("a pipe").bytes().count(), 300_000);
+    let pid = fs::read_to_string(&pid_file).unwrap().parse().unwrap();
+    assert_eq!(Container::reap(pid), 3);
+    container.wait_for("stopped");
+    container.delete();
 }
 
 #[test]

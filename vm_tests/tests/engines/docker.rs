@@ -181,7 +181,7 @@ fn containers_live_on_without_the_daemon(_: &Engine) {
     let process = before.split(' ').next().expect("a pid");
     assert!(Path::new("/proc").join(process).exists(), "process {process} of the container lives");
     let daemon = second.start();
-    assert_eq!(pid(), before);
+    assert_eq!(pid(), before, "{}", daemon.said());
     let seen = ticks();
     until("more output", || (ticks() > seen).then_some(()));
     let all = second.docker(&["logs", "one"]).run().expect(0).lines();

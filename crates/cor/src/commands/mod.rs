@@ -54,6 +54,8 @@ commands! {
     Restore = restore,
     #[command(hide = true)]
     Keeper = keeper,
+    #[command(hide = true)]
+    ExhaustMemory = exhaust_memory,
 }
 
 /// A number of bytes with an optional unit (k, m, g, powers of 1024); -1 for no limit.

@@ -127,6 +127,36 @@ pub fn apply(cgroups: &Cgroups, path: &Path, limits: &HostLimits) -> Result<(), 
     Ok(())
 }
 
+/// Limits the memory of a control group to `room` bytes more than its processes use now; caches of files give way. Returns the limit, or
+/// `None` where no memory is accounted.
+///
+/// # Errors
+/// When the kernel does not tell the use, or refuses the limit.
+pub fn tighten(cgroups: &Cgroups, path: &Path, room: u64) -> io::Result<Option<u64>> {
+    let below = path.strip_prefix("/").unwrap_or(path);
+    let (directory, no_swap, limit) = match cgroups {
+        Cgroups::V2(root) => (root.join(below), "memory.swap.max", "memory.max"),
+        Cgroups::V1(controllers) => match controllers.get("memory") {
+            Some(root) => (root.join(below), "memory.swappiness", "memory.limit_in_bytes"),
+            None => return Ok(None),
+        },
+        Cgroups::None(_) => return Ok(None),
+    };
+    let statistics = fs::read_to_string(directory.join("memory.stat"))?;
+    let bytes = used(&statistics) + room;
+    // Absent where there is no swap.
+    let _ = fs::write(directory.join(no_swap), "0");
+    fs::write(directory.join(limit), bytes.to_string())?;
+    Ok(Some(bytes))
+}
+
+/// Bytes of a `memory.stat` that cannot be dropped: memory of processes and, as far as it is told, of the kernel for them.
+fn used(statistics: &str) -> u64 {
+    let words = statistics.lines().filter_map(|line| line.split_once(' '));
+    let counted = words.filter(|(name, _)| ["anon", "kernel", "shmem", "rss"].contains(name));
+    counted.filter_map(|(_, bytes)| bytes.parse::<u64>().ok()).sum()
+}
+
 /// The files to write for `limits`, with their values. Pure.
 fn files(cgroups: &Cgroups, path: &Path, limits: &HostLimits) -> Vec<(PathBuf, String)> {
     let below = path.strip_prefix("/").unwrap_or(path);
@@ -224,6 +254,12 @@ pub fn kill_all(directory: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_dropped_is_counted() {
+        assert_eq!(used("anon 100\nfile 5000\nkernel 30\nshmem 7\nanon_thp 64\n"), 137);
+        assert_eq!(used("cache 5000\nrss 100\nrss_huge 64\nshmem 7\nmapped_file 9\n"), 107);
+    }
 
     fn limits() -> HostLimits {
         HostLimits {

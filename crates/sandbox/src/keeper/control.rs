@@ -119,6 +119,16 @@ impl Control {
         self.connections.iter().find(|(_, c)| c.process_id == Some(process_id)).map(|(id, _)| *id)
     }
 
+    /// Connections for which a process was executed whose end they have not been told, with the process.
+    pub fn processes(&self) -> Vec<(ConnectionId, u32)> {
+        self.connections.iter().filter_map(|(id, c)| Some((*id, c.process_id?))).collect()
+    }
+
+    /// Whether there are any.
+    pub fn has_processes(&self) -> bool {
+        self.connections.values().any(|c| c.process_id.is_some())
+    }
+
     /// Closes a connection.
     pub fn close(&mut self, id: ConnectionId) -> Option<Connection> {
         self.connections.remove(&id)

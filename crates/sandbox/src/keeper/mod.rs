@@ -20,6 +20,7 @@ mod face;
 mod functions;
 mod names;
 mod network;
+pub mod out_of_memory;
 pub mod protocol;
 pub mod pump;
 mod requests;

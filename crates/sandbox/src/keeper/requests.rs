@@ -128,7 +128,7 @@ impl Keeper {
     fn kill(&mut self, id: ConnectionId, signal: i32, all: bool) -> Result<(), AgentError> {
         if signal == libc::SIGKILL {
             match self.phase {
-                Phase::Alive | Phase::Draining => self.patience = Some(Instant::now() + PATIENCE),
+                Phase::Alive | Phase::Draining { .. } => self.patience = Some(Instant::now() + PATIENCE),
                 // It was killed while the guest was still being set up.
                 Phase::Booting { .. } | Phase::SettingUp => {
                     self.fail("creating the container", "it was killed")

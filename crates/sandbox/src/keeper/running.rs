@@ -9,7 +9,7 @@ use super::protocol::{Progress, Reply};
 use super::pump::{self, Direction, Pump};
 use super::tail::Tail;
 use super::timeline::Timeline;
-use super::{Failed, Reporter, remember, write_state};
+use super::{Failed, Reporter, out_of_memory, remember, write_state};
 use crate::history::Failure;
 use crate::plan::{self, SandboxPlan};
 use crate::signals::SignalFd;
@@ -79,8 +79,8 @@ pub(super) enum Phase {
     SettingUp,
     /// The program waits for `start`, or runs.
     Alive,
-    /// The program has ended; its output is being delivered.
-    Draining,
+    /// The program has ended, and with it all that were executed; their output is being delivered, theirs until `patience` is over.
+    Draining { patience: Instant },
     /// The guest writes back its file systems.
     ShuttingDown { deadline: Instant },
     /// The VMM has ended, or is to be killed now.
@@ -207,6 +207,7 @@ impl Keeper {
     fn next_deadline(&self) -> Option<Instant> {
         let own = match self.phase {
             Phase::Booting { deadline, .. } | Phase::ShuttingDown { deadline } => Some(deadline),
+            Phase::Draining { patience } if !self.has_output(INIT_PROCESS) => Some(patience),
             _ => self.patience,
         };
         let network = self.network.as_ref().filter(|_| self.follows_network()).and_then(Network::due);
@@ -337,7 +338,7 @@ impl Keeper {
                     self.note_out_of_memory();
                 }
                 self.ports.retain(|_, port| port.process_id != INIT_PROCESS);
-                self.phase = Phase::Draining;
+                self.phase = Phase::Draining { patience: Instant::now() + PATIENCE };
             }
             Event::Exited { process_id, status, .. } => {
                 self.ports.retain(|_, port| port.process_id != process_id);
@@ -351,8 +352,8 @@ impl Keeper {
         }
     }
 
-    /// The kernel has killed a process of the container for lack of memory: the guest's kernel, so the host's control group, which conmon
-    /// watches, shows nothing. Podman and CRI-O look for the file that conmon would make then.
+    /// The guest's kernel has killed a process of the container for lack of memory. Podman and CRI-O look for the file that conmon makes
+    /// when the host's control group shows it, which it does after the machine's end only (`out_of_memory.rs`).
     fn note_out_of_memory(&mut self) {
         self.state.oom_killed = true;
         let manager = self.plan.annotations.get("io.container.manager").map(String::as_str);
@@ -366,7 +367,10 @@ impl Keeper {
         self.deliver_exec_ends();
         match self.phase {
             Phase::Booting { hooks_done: true, hello: true, .. } => self.send_setup(),
-            Phase::Draining if !self.has_output(INIT_PROCESS) => {
+            Phase::Draining { patience }
+                if !self.has_output(INIT_PROCESS)
+                    && (!self.control.has_processes() || patience <= Instant::now()) =>
+            {
                 reporter.status = None;
                 self.timeline.stamp("output delivered");
                 let factor = if self.plan.machine.accelerator == Accelerator::Emulation {
@@ -485,7 +489,9 @@ impl Keeper {
                 );
             }
             Phase::ShuttingDown { deadline } if deadline <= now => self.phase = Phase::Over,
-            Phase::Alive | Phase::Draining if self.patience.is_some_and(|at| at <= now) => self.drop_output(),
+            Phase::Alive | Phase::Draining { .. } if self.patience.is_some_and(|at| at <= now) => {
+                self.drop_output()
+            }
             Phase::Alive if self.network.as_ref().and_then(Network::due).is_some_and(|at| at <= now) => {
                 self.follow_network()
             }
@@ -594,6 +600,9 @@ impl Keeper {
         let reason = self.machine.wait();
         // Before the state says that it has stopped: engines take the network down then.
         self.network.iter_mut().for_each(Network::give_back);
+        if self.state.oom_killed {
+            out_of_memory::show(&self.plan, &self.cgroups);
+        }
         read_into(self.console.as_mut(), &mut self.console_tail);
         read_into(self.log.as_mut(), &mut self.log_tail);
         let was_created = matches!(self.state.status, Status::Created | Status::Running | Status::Paused);
@@ -627,11 +636,9 @@ impl Keeper {
                 self.refuse(id, &AgentError::new(ErrorKind::NotRunning, "container not running"));
             }
         }
-        let executed: Vec<ConnectionId> = self.control.connections().map(|(id, _, _)| id).collect();
-        for id in executed {
-            if self.control.get(id).is_some_and(|c| c.process_id.is_some()) {
-                self.control.reply(id, &Reply::Exited(ExitStatus::Signal(9)));
-            }
+        for (id, process_id) in self.control.processes() {
+            let status = self.exec_ends.get(&process_id).copied().unwrap_or(ExitStatus::Signal(9));
+            self.control.reply(id, &Reply::Exited(status));
         }
         code
     }

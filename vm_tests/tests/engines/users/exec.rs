@@ -43,7 +43,8 @@ fn exec_says_what_could_not_be_run(engine: &Engine) {
 fn exec_on_a_terminal(engine: &Engine) {
     let container = engine.sleeping(&[]);
     let mut terminal = Terminal::run(&container.exec(&["-it"], &["sh"]), 20, 70);
-    terminal.write("tty; echo has-$(stty size)\n");
+    // Docker tells the size once the program runs.
+    terminal.write("tty; until stty size >/dev/null 2>&1; do sleep 0.1; done; echo has-$(stty size)\n");
     terminal.expect("/dev/");
     terminal.expect("has-20 70");
     terminal.write("sleep 1000\n");

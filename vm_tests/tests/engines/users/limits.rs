@@ -22,10 +22,6 @@ fn memory_is_limited_and_its_end_is_told(engine: &Engine) {
     assert_eq!(engine.script(&options, &script).expect(0).text(), "67108864");
     let hungry = engine.start(&options, &["sh", "-c", "exec tail -c 200000000 /dev/zero"]);
     assert_eq!(hungry.wait(), 137);
-    if engine.is_docker() && is_ours() {
-        // Its shim watches the host's control group, in which nothing happens.
-        return;
-    }
     until("the reason", || (hungry.inspect("/State/OOMKilled") == json!(true)).then_some(()));
 }
 
