@@ -153,9 +153,11 @@ pub fn is_pci_address(text: &str) -> bool {
     let bytes = text.as_bytes();
     let separators = [(4, b':'), (7, b':'), (10, b'.')];
     bytes.len() == 12
-        && bytes.iter().enumerate().all(|(at, byte)| match separators.iter().find(|(place, _)| *place == at) {
-            Some((_, separator)) => byte == separator,
-            None => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        && bytes.iter().enumerate().all(|(at, byte)| {
+            match separators.iter().find(|(place, _)| *place == at) {
+                Some((_, separator)) => byte == separator,
+                None => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+            }
         })
 }
 
@@ -387,7 +389,9 @@ mod tests {
         }
         let twice = [("0000:01:10.0", 0x10), ("0000:01:10.2", 0x10)];
         assert_eq!(with(q35, &twice), Err(SpecError::VfioSlot(0x10)));
-        for bad in ["", "01:10.0", "0000:01:10.0,x-no-mmap=on", "0000:01:10/0", "0000:01:1g.0", "0000:01:10.0 "] {
+        for bad in
+            ["", "01:10.0", "0000:01:10.0,x-no-mmap=on", "0000:01:10/0", "0000:01:1g.0", "0000:01:10.0 "]
+        {
             assert_eq!(with(q35, &[(bad, 0x10)]), Err(SpecError::PciAddress(bad.into())), "{bad}");
         }
     }

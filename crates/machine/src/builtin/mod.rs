@@ -57,9 +57,8 @@ impl Vmm for ClearVmm {
         let shares = spec.devices.iter().any(|d| matches!(d, Device::Share { .. }));
         let capabilities = spawn::JAIL_CAPABILITIES | if shares { spawn::SHARE_CAPABILITIES } else { 0 };
         let rights = Rights { capabilities, locked: process::locked_memory(spec) };
-        let child =
-            spawn::spawn(&self.program, &args::args(&numbers), &donated, fds.log.as_fd(), rights)
-                .map_err(|source| BootError::Spawn { program: self.program.clone(), source })?;
+        let child = spawn::spawn(&self.program, &args::args(&numbers), &donated, fds.log.as_fd(), rights)
+            .map_err(|source| BootError::Spawn { program: self.program.clone(), source })?;
         let process = VmmProcess::new(child)?;
         Ok(Box::new(ClearMachine { process, link: Some(link), control: control::Control::new(control) }))
     }

@@ -43,8 +43,7 @@ impl Functions {
             functions.lent.push(Lent::new(function, namespace.map(Path::to_path_buf), interface));
             functions.interfaces.push(interface.clone());
         }
-        for ((lent, interface), slot) in
-            functions.lent.iter().zip(&mut functions.interfaces).zip(VFIO_SLOTS)
+        for ((lent, interface), slot) in functions.lent.iter().zip(&mut functions.interfaces).zip(VFIO_SLOTS)
         {
             interface.device = address_of_slot(slot);
             undo::note(dir, &Undo::Function(lent.clone()))?;
@@ -80,9 +79,11 @@ fn wanted<'a>(
     found: &'a [Found],
     which: Passthrough,
 ) -> impl Iterator<Item = (&'a Found, &'a str)> {
-    found.iter().filter_map(|one| Some((one, one.function.as_deref()?))).filter(move |(_, address)| match which {
-        Passthrough::None => false,
-        Passthrough::Virtual => bus.is_virtual(address),
-        Passthrough::All => true,
+    found.iter().filter_map(|one| Some((one, one.function.as_deref()?))).filter(move |(_, address)| {
+        match which {
+            Passthrough::None => false,
+            Passthrough::Virtual => bus.is_virtual(address),
+            Passthrough::All => true,
+        }
     })
 }

@@ -126,8 +126,19 @@ impl Network {
         let cookie = entropy();
         let dir = dir.clone();
         let (told, due, take_over, answers) = (Vec::new(), None, false, false);
-        let network =
-            Network { dir, namespace, cookie, take_over, socket, changes, ports, functions, answers, told, due };
+        let network = Network {
+            dir,
+            namespace,
+            cookie,
+            take_over,
+            socket,
+            changes,
+            ports,
+            functions,
+            answers,
+            told,
+            due,
+        };
         Ok(Prepared { network, devices, taps })
     }
 
@@ -165,7 +176,8 @@ impl Network {
             interface.device = self.ports[port].device;
         }
         let redirected = found.into_iter().map(|one| one.interface);
-        let interfaces: Vec<Interface> = self.functions.interfaces().iter().cloned().chain(redirected).collect();
+        let interfaces: Vec<Interface> =
+            self.functions.interfaces().iter().cloned().chain(redirected).collect();
         if interfaces == self.told {
             return Ok(None);
         }

@@ -184,7 +184,9 @@ impl Controlled {
         let mut open = opened::open(request, file)?;
         let has_window = matches!(open, OpenDevice::Pmem { .. } | OpenDevice::Share { dax: 1.., .. });
         if has_window && self.plugs.pins_memory() {
-            return Err("the machine has a function of the host (vfio), so no memory can come or go".to_string());
+            return Err(
+                "the machine has a function of the host (vfio), so no memory can come or go".to_string()
+            );
         }
         let (slot, threads) = self.slots.take(&mut open)?;
         let mut workshop = Workshop { windows: &mut self.plugs.windows, ram: Vec::new(), threads };

@@ -24,6 +24,7 @@ use crate::pci::{self, host_bridge::HostBridge};
 use crate::vfio::bars::{Bars, KvmSlots};
 use crate::vfio::container::Container;
 use crate::vfio::function::HostFunction;
+use crate::vfio::kvm_groups::KvmGroups;
 use crate::vfio::vectors::{KvmLines, Vectors};
 use crate::vfio::{self, OpenFunction, VfioError};
 use crate::virtio::counters::Counters;
@@ -83,6 +84,7 @@ pub struct Plugs {
     /// What functions of the host reach of our memory, when there are any.
     dma: Option<Arc<Container>>,
     passed: Vec<Passed>,
+    _groups: Option<KvmGroups>,
 }
 
 impl Plugs {
@@ -105,7 +107,7 @@ impl Plugs {
         }
         let slots = vec![true; ram.num_regions()];
         let (plugged, passed) = (Vec::new(), Vec::new());
-        Ok(Plugs { vm, bus, memory: ram, windows, slots, plugged, dma, passed })
+        Ok(Plugs { vm, bus, memory: ram, windows, slots, plugged, dma, passed, _groups: None })
     }
 
     /// Puts functions of the host on the bus, each at its place. To be done before other devices take places.
@@ -115,6 +117,7 @@ impl Plugs {
     pub fn pass(&mut self, functions: Vec<OpenFunction>) -> Result<(), MachineError> {
         let mut low = LOW_BARS;
         let lines = Arc::new(KvmLines::new(self.vm.clone()));
+        let groups = (!functions.is_empty()).then(|| KvmGroups::new(&self.vm));
         for (number, OpenFunction { device, slot }) in functions.into_iter().enumerate() {
             let windows = &mut self.windows;
             let place = |size: u64, wide: bool| match wide {
@@ -125,6 +128,7 @@ impl Plugs {
                     Some(address)
                 }
             };
+            groups.iter().for_each(|groups| groups.add(&device));
             let unfit = |why| device.unfit(why);
             let shown = vfio::config::build(&device.config(), device.regions(), unfit, place)?;
             let mut bars = Bars::new(Box::new(KvmSlots(self.vm.clone())));
@@ -141,6 +145,7 @@ impl Plugs {
             self.bus.set(usize::from(slot), Some(Arc::new(Mutex::new(function))));
             self.passed.push(Passed { address, place: usize::from(slot) });
         }
+        self._groups = groups;
         Ok(())
     }
 
@@ -173,8 +178,11 @@ impl Plugs {
         let before = self.plugged.len();
         let free = pci::MAX_DEVICES - 1 - before - self.passed.len();
         let mut parts = Vec::new();
-        let mut result =
-            if made.len() > free { Err(MachineError::TooMany(before + self.passed.len() + made.len())) } else { Ok(()) };
+        let mut result = if made.len() > free {
+            Err(MachineError::TooMany(before + self.passed.len() + made.len()))
+        } else {
+            Ok(())
+        };
         // All windows first, so that each device can address them all.
         for Made { device, windows, slot, .. } in made {
             let mut mapped = Vec::new();

@@ -1,5 +1,8 @@
 //! Pages of BARs in the guest's memory: KVM memory slots that follow the BARs, so that a register costs no exit.
-#![expect(unsafe_code, reason = "KVM_SET_USER_MEMORY_REGION takes raw addresses; eventfds of vmm-sys-util are plain numbers")]
+#![expect(
+    unsafe_code,
+    reason = "KVM_SET_USER_MEMORY_REGION takes raw addresses; eventfds of vmm-sys-util are plain numbers"
+)]
 
 use super::config::MsixPlace;
 use crate::memory::{ADDRESSABLE_END, PAGE};

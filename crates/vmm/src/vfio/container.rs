@@ -132,4 +132,3 @@ impl Container {
 pub(super) fn checked(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
-

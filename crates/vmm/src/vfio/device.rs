@@ -79,7 +79,7 @@ pub struct Device {
     file: File,
     regions: [Region; CONFIG + 1],
     /// Keeps the device usable.
-    _group: File,
+    group: File,
     _container: Arc<Container>,
 }
 
@@ -121,7 +121,7 @@ impl Device {
             address: address.into(),
             file,
             regions: Default::default(),
-            _group: group_file,
+            group: group_file,
             _container: container.clone(),
         };
         device.look()?;
@@ -174,7 +174,7 @@ impl Device {
 
     /// The descriptor of its group.
     pub fn group(&self) -> &File {
-        &self._group
+        &self.group
     }
 
     /// An error about this device.

@@ -64,9 +64,8 @@ impl HostFunction {
 
     fn what(&self, bar: usize, offset: u64, length: usize) -> What {
         let end = offset.saturating_add(length as u64);
-        let meets = |(index, range): &(usize, Range<u64>)| {
-            *index == bar && offset < range.end && range.start < end
-        };
+        let meets =
+            |(index, range): &(usize, Range<u64>)| *index == bar && offset < range.end && range.start < end;
         let inside = |range: &Range<u64>| range.start <= offset && end <= range.end;
         let MsixPlace { table, pending, .. } = &self.msix;
         match (meets(table), meets(pending)) {

@@ -18,6 +18,7 @@ pub mod config;
 pub mod container;
 pub mod device;
 pub mod function;
+pub mod kvm_groups;
 pub mod vectors;
 
 #[cfg(test)]

@@ -141,7 +141,10 @@ fn write(function: &mut HostFunction, at: usize, data: &[u8]) {
 fn the_guest_sees_identity_bars_msix_and_express_and_nothing_else() {
     let (mut function, _) = function();
     let config = function.config();
-    assert_eq!((read(config, 0), read(config, 8), read(config, 0x2C)), (0x10CA_8086, 0x0200_0007, 0x1100_1AF4));
+    assert_eq!(
+        (read(config, 0), read(config, 8), read(config, 0x2C)),
+        (0x10CA_8086, 0x0200_0007, 0x1100_1AF4)
+    );
     assert_eq!(read(config, 0x3C), 0, "no INTx");
     assert_eq!((read(config, 0x10), read(config, 0x14)), (0xC, 1 << 8));
     assert_eq!(read(config, 0x1C) & 0xF, 4, "not prefetchable, 64 bits");
@@ -149,7 +152,11 @@ fn the_guest_sees_identity_bars_msix_and_express_and_nothing_else() {
     assert_eq!((read(config, first) & 0xFF, read(config, first) >> 16), (0x11, 2));
     assert_eq!((read(config, first + 4), read(config, first + 8)), (0x2003, 0x3003));
     let second = read(config, first) as usize >> 8 & 0xFF;
-    assert_eq!(read(config, second) & 0xFF_FFFF, 0x92_0010, "an endpoint of the root complex, the last of the list");
+    assert_eq!(
+        read(config, second) & 0xFF_FFFF,
+        0x92_0010,
+        "an endpoint of the root complex, the last of the list"
+    );
     assert_eq!(read(config, second + 4), 0xEFFF_FFFF, "no function level reset");
 }
 

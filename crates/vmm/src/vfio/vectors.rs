@@ -73,7 +73,8 @@ impl Lines for KvmLines {
         // Setting routes waits for others to be done with the old ones: only when something changes.
         if routes.insert(line, message) != Some(message) {
             let entries: Vec<_> = routes.iter().map(|(line, message)| route(*line, *message)).collect();
-            let all = KvmIrqRouting::from_entries(&entries).map_err(|_| io::Error::other("too many routes"))?;
+            let all =
+                KvmIrqRouting::from_entries(&entries).map_err(|_| io::Error::other("too many routes"))?;
             self.vm.set_gsi_routing(&all)?;
         }
         Ok(self.vm.register_irqfd(event, line)?)
@@ -204,7 +205,9 @@ impl Vectors {
     }
 
     fn is_pending(&self, vector: usize) -> bool {
-        let Some(event) = self.events.get(vector).filter(|_| self.open[vector].is_none()) else { return false };
+        let Some(event) = self.events.get(vector).filter(|_| self.open[vector].is_none()) else {
+            return false;
+        };
         let fd = super::bars::borrow(event);
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&now)) == Ok(1)

@@ -117,7 +117,9 @@ mod tests {
             link(message.text(PARENT, parent).text(PARENT_BUS, bus).body()).unwrap().device
         };
         assert_eq!(with("pci", "0000:00:10.0"), Some(address_of_slot(0x10)));
-        for (bus, parent) in [("virtio", "virtio3"), ("pci", "0000:01:10.0"), ("pci", "0000:00:zz.0"), ("pci", "")] {
+        for (bus, parent) in
+            [("virtio", "virtio3"), ("pci", "0000:01:10.0"), ("pci", "0000:00:zz.0"), ("pci", "")]
+        {
             assert_eq!(with(bus, parent), Some([2, 0, 0, 0, 0, 1]), "{bus} {parent}");
         }
     }

@@ -146,20 +146,21 @@ impl Bus {
         self.bind(&function.address, VFIO)
     }
 
-    /// Gives a function back to the driver that it had. One that has another driver than vfio-pci, or is gone, is left alone.
+    /// Gives a function back to the driver that it had; says whether it was lent. One that has another driver than vfio-pci, or is gone, is
+    /// left alone.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn give_back(&self, function: &Function) -> Result<(), NetworkError> {
+    pub fn give_back(&self, function: &Function) -> Result<bool, NetworkError> {
         let address = &function.address;
         let now = self.driver_of(address);
         if !self.has(address) || now.as_deref().is_some_and(|now| now != VFIO) {
-            return Ok(());
+            return Ok(false);
         }
         // This waits for the VMM, if it still has the function: it is being killed then.
         self.unbind(address)?;
         self.set_override(address, function.driver_override.as_deref())?;
-        self.bind(address, &function.driver)
+        self.bind(address, &function.driver).map(|()| true)
     }
 
     fn unbind(&self, address: &str) -> Result<(), NetworkError> {
@@ -241,14 +242,14 @@ mod tests {
         let function = bus.look(VF).unwrap();
         assert_eq!((function.driver.as_str(), &function.driver_override), ("igbvf", &None));
         // Nothing was lent: nothing is taken from a driver.
-        bus.give_back(&function).unwrap();
+        assert!(!bus.give_back(&function).unwrap());
         assert_eq!(read(&bus, "drivers/igbvf/unbind"), "");
         bus.lend(&function).unwrap();
         assert_eq!(read(&bus, "drivers/igbvf/unbind"), VF);
         assert_eq!(read(&bus, "devices/0000:01:10.0/driver_override"), "vfio-pci\n");
         assert_eq!(read(&bus, "drivers/vfio-pci/bind"), VF);
         rebind(&bus, "vfio-pci");
-        bus.give_back(&function).unwrap();
+        assert!(bus.give_back(&function).unwrap());
         assert_eq!(read(&bus, "drivers/vfio-pci/unbind"), VF);
         assert_eq!(read(&bus, "devices/0000:01:10.0/driver_override"), "\n");
         assert_eq!(read(&bus, "drivers/igbvf/bind"), VF);
@@ -269,7 +270,7 @@ mod tests {
         let (_dir, bus) = bus();
         let function = bus.look(VF).unwrap();
         fs::remove_dir_all(bus.device(VF)).unwrap();
-        bus.give_back(&function).unwrap();
+        assert!(!bus.give_back(&function).unwrap());
     }
 
     #[test]

@@ -53,7 +53,7 @@ impl Lent {
     /// When the kernel refuses.
     pub fn give_back(&self) -> Result<(), NetworkError> {
         let bus = Bus::host();
-        bus.give_back(&self.function)?;
+        let was_lent = bus.give_back(&self.function)?;
         if !bus.has(self.address()) {
             return Ok(());
         }
@@ -76,6 +76,9 @@ impl Lent {
                 let same = link(index).attribute(libc::IFLA_ADDRESS, &self.mac);
                 // An address that its owner on the host has fixed stays, and is the same then.
                 let _ = there.request(same.attribute(libc::IFLA_MTU, &self.mtu.to_ne_bytes()));
+                return Ok(());
+            }
+            if !was_lent {
                 return Ok(());
             }
             if Instant::now() >= deadline {

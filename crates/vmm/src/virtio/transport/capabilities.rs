@@ -78,8 +78,13 @@ pub fn build(device: &dyn Device, places: Places, vectors: usize) -> (ConfigSpac
         prefetchable: false,
     };
     config.add_bar(PORTS, ports);
-    let msix =
-        Bar { space: Space::Memory, address: u64::from(places.msix), size: MSIX_SIZE, wide: false, prefetchable: false };
+    let msix = Bar {
+        space: Space::Memory,
+        address: u64::from(places.msix),
+        size: MSIX_SIZE,
+        wide: false,
+        prefetchable: false,
+    };
     config.add_bar(MSIX, msix);
 
     let mut control = Vec::new();
