@@ -114,7 +114,7 @@ impl Bars {
 
 /// The parts of BAR `bar` of `size` bytes that may be mapped: whole pages without anything of MSI-X.
 pub fn mappable(bar: usize, size: u64, msix: &MsixPlace) -> Vec<Range<u64>> {
-    let mut parts = if size >= PAGE { vec![0..size] } else { Vec::new() };
+    let mut parts: Vec<_> = Some(0..size).filter(|_| size >= PAGE).into_iter().collect();
     for (_, hole) in [&msix.table, &msix.pending].into_iter().filter(|(index, _)| *index == bar) {
         let hole = hole.start / PAGE * PAGE..hole.end.next_multiple_of(PAGE);
         let cut = |part: Range<u64>| {
