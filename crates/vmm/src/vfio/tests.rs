@@ -168,7 +168,7 @@ fn only_bus_master_reaches_the_devices_configuration() {
         write(&mut function, at, &[0xFF; 4]);
     }
     write(&mut function, 4, &[0, 0]);
-    let commands: Vec<_> = lock(&mock.0).writes.iter().cloned().collect();
+    let commands = lock(&mock.0).writes.clone();
     assert_eq!(commands[1..], [(CONFIG, 4, vec![0x06, 0x04]), (CONFIG, 4, vec![0x02, 0x04])]);
 }
 
