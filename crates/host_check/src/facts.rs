@@ -27,6 +27,9 @@ pub struct HostFacts {
     /// Name of the host in this process's UTS namespace; empty if it cannot be read.
     #[serde(default)]
     pub hostname: String,
+    /// Thousands of ticks a second of the time stamp counter; nothing where it is not steady.
+    #[serde(default)]
+    pub tsc_khz: Option<u32>,
 }
 
 /// Whether /dev/kvm runs real guests.

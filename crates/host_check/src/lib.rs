@@ -20,9 +20,10 @@ mod qemu;
 mod report;
 mod root;
 mod survey;
+mod tsc;
 
 pub use checks::{Context, check};
 pub use facts::HostFacts;
 pub use report::{Finding, Level, Report};
 pub use root::Root;
-pub use survey::survey;
+pub use survey::{cgroups, survey};

@@ -263,7 +263,7 @@ fn relays(ends: Vec<OwnedFd>) -> io::Result<(Vec<Relay>, Vec<OwnedFd>)> {
 /// Moves this process into the container's control group on the host.
 fn join_cgroup(dir: &StateDir) -> Result<(), LifecycleError> {
     let plan = read_plan(dir)?;
-    let cgroups = host_check::survey(&host_check::Root::host()).cgroups;
+    let cgroups = host_check::cgroups(&host_check::Root::host());
     for step in &plan.host {
         if let HostStep::Cgroup { path, .. } = step {
             cgroup::join(&cgroups, path)?;

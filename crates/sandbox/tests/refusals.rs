@@ -19,6 +19,7 @@ fn facts() -> HostFacts {
         kvm: Kvm::Unusable("the probe guest did not run".into()),
         clear_vmm: None,
         hostname: "host".into(),
+        tsc_khz: None,
         qemu: Some(Qemu { path: "/usr/bin/qemu-system-x86_64".into(), version: (10, 0) }),
         cgroups: Cgroups::V2("/sys/fs/cgroup".into()),
     }

@@ -70,7 +70,7 @@ fn try_boot(
             None
         }
     };
-    let cgroups = host_check::survey(&host_check::Root::host()).cgroups;
+    let cgroups = host_check::cgroups(&host_check::Root::host());
     let vmm = vmm(&plan);
     let mut state = new_state(&plan, vmm.name());
     write_state(dir, &state).map_err(plain)?;

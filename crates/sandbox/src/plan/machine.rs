@@ -127,6 +127,7 @@ pub(super) fn machine(
     devices.extend(piece.devices.iter().cloned());
     let mut cmdline = root.parameters();
     cmdline.extend(parameters(accelerator, chassis, vcpus, console).into_iter().map(String::from));
+    cmdline.extend(clock(accelerator, inputs.facts.tsc_khz));
     if chassis == Chassis::Clear {
         cmdline.push(format!("{}={}", guest_protocol::VSOCK_PARAMETER, guest_protocol::VSOCK_PORT));
     }
@@ -284,10 +285,21 @@ fn parameters(accelerator: Accelerator, chassis: Chassis, vcpus: u32, console: b
     // The check counts interrupts in a time that a loaded host may not give the machine, and panics if there are too few.
     all.push("no_timer_check");
     match accelerator {
-        Accelerator::Kvm => all.push("tsc=reliable"), // under emulation its calibration is what finds the clock
         // The PIT is calibrated by nature; the local APIC's timer takes 0.2 s to be measured.
         Accelerator::Emulation if vcpus == 1 => all.push("nolapic_timer"),
-        Accelerator::Emulation => {}
+        Accelerator::Kvm | Accelerator::Emulation => {}
     }
     all
+}
+
+/// The guest's clock is the time stamp counter. Under emulation that is the host's counter, so the host tells its frequency: `microvm` has
+/// nothing to measure it with, and a guest without it counts timer interrupts, 250 a second even when it is idle, and loses time with
+/// each that a loaded host does not deliver.
+fn clock(accelerator: Accelerator, tsc_khz: Option<u32>) -> Vec<String> {
+    let reliable = "tsc=reliable".to_owned();
+    match (accelerator, tsc_khz) {
+        (Accelerator::Kvm, _) => vec![reliable],
+        (Accelerator::Emulation, Some(khz)) => vec![format!("tsc_early_khz={khz}"), reliable],
+        (Accelerator::Emulation, None) => Vec::new(),
+    }
 }

@@ -44,7 +44,7 @@ fn exec_on_a_terminal(engine: &Engine) {
     let container = engine.sleeping(&[]);
     let mut terminal = Terminal::run(&container.exec(&["-it"], &["sh"]), 20, 70);
     // Docker tells the size once the program runs.
-    terminal.write("tty; until stty size >/dev/null 2>&1; do sleep 0.1; done; echo has-$(stty size)\n");
+    terminal.write("tty; until stty size 2>/dev/null | grep .; do sleep 0.1; done; echo has-$(stty size)\n");
     terminal.expect("/dev/");
     terminal.expect("has-20 70");
     terminal.write("sleep 1000\n");

@@ -36,7 +36,8 @@ fn codes_say_what_could_not_be_run(engine: &Engine) {
 
 fn a_terminal_is_one_and_follows_its_size(engine: &Engine) {
     let mut terminal = Terminal::run(&engine.run(&["-it"], &["sh"]), 30, 90);
-    terminal.write("tty; echo has-$(stty size)\n");
+    // Docker tells the size once the program runs.
+    terminal.write("tty; until stty size 2>/dev/null | grep .; do sleep 0.1; done; echo has-$(stty size)\n");
     terminal.expect("/dev/");
     terminal.expect("has-30 90");
     terminal.resize(40, 100);
