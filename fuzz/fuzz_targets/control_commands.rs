@@ -1,6 +1,7 @@
 //! A client at the control socket: each line is answered by one line, in order, and no descriptor is kept that nobody asked for.
 //!
-//! The first byte says in what pieces the rest arrives, and whether a descriptor comes with those that add something or with the others.
+//! The first byte says in what pieces the rest arrives, and whether descriptors come with those that add something or with the others: two
+//! where pairs of queues are named.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -23,9 +24,9 @@ impl Commands for Machine {
         &mut self,
         _: &mut EventLoop,
         request: Request,
-        file: Option<OwnedFd>,
+        files: Vec<OwnedFd>,
     ) -> (Outcome, Option<ExitReason>) {
-        assert_eq!(request.needs_file(), file.is_some());
+        assert_eq!(request.files(), files.len());
         let line = request.to_line();
         assert_eq!(Request::parse(&line[..line.len() - 1]).expect("what was read can be written"), request);
         let ended = (request == Request::Shutdown).then_some(ExitReason::Shutdown);
@@ -41,7 +42,9 @@ fuzz_target!(|bytes: &[u8]| {
     let mut connection = Connection::new(socket.into());
     let mut answers = Vec::new();
     'pieces: for piece in bytes.chunks(usize::from(*cut & 127) * 8 + 1) {
-        send(&client, piece, piece.windows(4).any(|part| part == b"add-") == (*cut < 128));
+        let adds = piece.windows(4).any(|part| part == b"add-");
+        let several = piece.windows(6).any(|part| part == b"queues");
+        send(&client, piece, if adds == (*cut < 128) { 1 + usize::from(several) } else { 0 });
         loop {
             let turn = connection.turn(&mut events, &mut Machine);
             let mut answer = [0; 4096];
@@ -68,11 +71,11 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-fn send(client: &UnixStream, piece: &[u8], file: bool) {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+fn send(client: &UnixStream, piece: &[u8], files: usize) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let files = [client.as_fd()];
-    if file {
+    let files = vec![client.as_fd(); files];
+    if !files.is_empty() {
         control.push(SendAncillaryMessage::ScmRights(&files));
     }
     // A client that was hung up on.

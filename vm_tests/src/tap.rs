@@ -17,11 +17,23 @@ impl Tap {
     /// # Panics
     /// When `ip` cannot.
     pub fn new(sandbox: &Sandbox) -> Self {
+        Self::with(sandbox, &[])
+    }
+
+    /// One that may have several queues.
+    ///
+    /// # Panics
+    /// When `ip` cannot.
+    pub fn of_queues(sandbox: &Sandbox) -> Self {
+        Self::with(sandbox, &["multi_queue"])
+    }
+
+    fn with(sandbox: &Sandbox, flags: &[&str]) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let tap = Tap { name: sandbox.tag().to_string(), number };
         let ip = |words: &[&str]| Command::new("ip").args(words).ok();
-        ip(&["tuntap", "add", "dev", &tap.name, "mode", "tap", "vnet_hdr"]);
+        ip(&[&["tuntap", "add", "dev", &tap.name, "mode", "tap", "vnet_hdr"], flags].concat());
         ip(&["address", "add", &format!("{}/24", tap.host()), "dev", &tap.name]);
         ip(&["link", "set", &tap.name, "up"]);
         tap

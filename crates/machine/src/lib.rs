@@ -43,8 +43,8 @@ pub struct DonatedFds {
     pub console: OwnedFd,
     /// Where the VMM's own messages go (its standard output and error).
     pub log: OwnedFd,
-    /// Taps by the names of the spec's network devices, each attached with IFF_VNET_HDR.
-    pub taps: BTreeMap<String, OwnedFd>,
+    /// Taps by the names of the spec's network devices, each attached with IFF_VNET_HDR: a descriptor for each pair of queues.
+    pub taps: BTreeMap<String, Vec<OwnedFd>>,
 }
 
 /// A machine that was started.
@@ -116,6 +116,18 @@ pub enum BootError {
     /// A network device without its host end.
     #[error("starting the machine: no tap was donated for network device {0:?}")]
     NoTap(String),
+    /// Another number of descriptors than the device has pairs of queues.
+    #[error(
+        "starting the machine: {given} descriptors of a tap were donated for network device {name:?}, which has {queues} pairs of queues"
+    )]
+    Queues {
+        /// The device.
+        name: String,
+        /// Its pairs.
+        queues: u32,
+        /// Descriptors.
+        given: usize,
+    },
     /// A file of the spec is missing or unreadable.
     #[error("opening the machine's {what} {}: {source}", path.display())]
     File {

@@ -4,7 +4,7 @@ use crate::{BootError, DonatedFds, ExitReason};
 use machine_spec::{Device, MachineSpec};
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -124,23 +124,34 @@ pub fn host_devices(spec: &MachineSpec) -> Vec<&Path> {
     disks.filter(|path| path.metadata().is_ok_and(|found| found.file_type().is_block_device())).collect()
 }
 
-/// The donated taps of the spec's network devices, by their names, in the spec's order.
+/// The donated taps of the spec's network devices, by their names, in the spec's order: a descriptor for each pair of queues.
 ///
 /// # Errors
-/// The first device without one.
+/// The first device without one, or with another number of them.
 pub fn taps<'a>(
     spec: &'a MachineSpec,
     fds: &'a DonatedFds,
-) -> Result<Vec<(&'a str, BorrowedFd<'a>)>, BootError> {
-    let names = spec.devices.iter().filter_map(|device| match device {
-        Device::Net { name, .. } => Some(name),
+) -> Result<Vec<(&'a str, &'a [OwnedFd])>, BootError> {
+    let nets = spec.devices.iter().filter_map(|device| match device {
+        Device::Net { name, queues, .. } => Some((name, *queues)),
         _ => None,
     });
-    let tap = |name: &'a String| match fds.taps.get(name) {
-        Some(tap) => Ok((name.as_str(), tap.as_fd())),
+    let tap = |(name, queues): (&'a String, u32)| match fds.taps.get(name) {
+        Some(tap) if tap.len() == queues as usize => Ok((name.as_str(), tap.as_slice())),
+        Some(tap) => Err(BootError::Queues { name: name.clone(), queues, given: tap.len() }),
         None => Err(BootError::NoTap(name.clone())),
     };
-    names.map(tap).collect()
+    nets.map(tap).collect()
+}
+
+/// The numbers of descriptors.
+pub fn raw(fds: &[OwnedFd]) -> Vec<i32> {
+    fds.iter().map(AsRawFd::as_raw_fd).collect()
+}
+
+/// The numbers of descriptors with colons between them, as both VMMs are told those of a tap.
+pub fn numbers(fds: &[i32]) -> String {
+    fds.iter().map(i32::to_string).collect::<Vec<_>>().join(":")
 }
 
 /// Two connected stream sockets: the launcher's end and the VMM's.

@@ -31,6 +31,9 @@ pub const MAX_MICROVM_DEVICES: usize = 8;
 /// Longest name of a device (block serial, share tag), in bytes: `VIRTIO_BLK_ID_BYTES` is 20.
 pub const MAX_DEVICE_NAME: usize = 20;
 
+/// Most pairs of queues of a network device.
+pub const MAX_QUEUES: u32 = 8;
+
 /// A whole virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -135,6 +138,10 @@ pub enum Device {
         name: String,
         /// Address by which the guest finds the device; it may give itself another one.
         mac: [u8; 6],
+        /// Pairs of queues, 1..=[`MAX_QUEUES`]. With more than one the tap has as many (IFF_MULTI_QUEUE), and the launcher donates a
+        /// descriptor for each. A spec with 1 leaves the field out, as those did that were written before it was there.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        queues: u32,
     },
     /// A PCI function of the host that is bound to vfio-pci: the machine drives it itself.
     Vfio {
@@ -159,6 +166,14 @@ pub fn is_pci_address(text: &str) -> bool {
                 None => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
             }
         })
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_one(number: &u32) -> bool {
+    *number == 1
 }
 
 /// A spec that cannot be a machine.
@@ -210,6 +225,9 @@ pub enum SpecError {
     /// a function of the host has place {0:#x}, which is another's
     #[error("a function of the host has place {0:#x}; each has one of its own, 0x10 to 0x1e")]
     VfioSlot(u8),
+    /// network device {0:?} has {1} pairs of queues; 1 to 8 are possible
+    #[error("network device {0:?} has {1} pairs of queues; 1 to {MAX_QUEUES} are possible")]
+    Queues(String, u32),
     /// pmem image length {0} is not a multiple of 2 MiB
     #[error("pmem image length {0} is not a multiple of 2 MiB")]
     PmemSize(u64),
@@ -277,10 +295,13 @@ impl MachineSpec {
                     return Err(SpecError::DuplicateName(name.to_string()));
                 }
             }
-            if let Device::Net { name, mac } = device
-                && (mac[0] & 1 != 0 || *mac == [0; 6])
-            {
-                return Err(SpecError::Mac(name.clone()));
+            if let Device::Net { name, mac, queues } = device {
+                if mac[0] & 1 != 0 || *mac == [0; 6] {
+                    return Err(SpecError::Mac(name.clone()));
+                }
+                if !(1..=MAX_QUEUES).contains(queues) {
+                    return Err(SpecError::Queues(name.clone(), *queues));
+                }
             }
             if let Device::Pmem { size, .. } = device {
                 if self.chassis == Chassis::Microvm {
@@ -336,6 +357,20 @@ mod tests {
         assert_eq!(serde_json::from_str::<MachineSpec>(&text).unwrap(), spec());
     }
 
+    fn net(first: u8, queues: u32) -> Device {
+        Device::Net { name: "net0".into(), mac: [first, 0, 0, 0, 0, 1], queues }
+    }
+
+    #[test]
+    fn one_pair_of_queues_is_written_as_before_there_were_several() {
+        let text = |queues| serde_json::to_string(&net(2, queues)).unwrap();
+        assert_eq!(text(1), r#"{"net":{"name":"net0","mac":[2,0,0,0,0,1]}}"#);
+        assert_eq!(text(2), r#"{"net":{"name":"net0","mac":[2,0,0,0,0,1],"queues":2}}"#);
+        for queues in [1, 2] {
+            assert_eq!(serde_json::from_str::<Device>(&text(queues)).unwrap(), net(2, queues));
+        }
+    }
+
     #[test]
     fn unknown_fields_are_refused() {
         let text = serde_json::to_string(&spec()).unwrap().replacen('{', "{\"bios\":1,", 1);
@@ -361,10 +396,10 @@ mod tests {
             s.devices = vec![Device::AgentChannel { port: "a,b".into() }];
         };
         assert_eq!(with(comma), SpecError::DeviceName("a,b".into()));
-        let group = |s: &mut MachineSpec| {
-            s.devices = vec![Device::Net { name: "net0".into(), mac: [1, 0, 0, 0, 0, 1] }]
-        };
+        let group = |s: &mut MachineSpec| s.devices = vec![net(1, 1)];
         assert_eq!(with(group), SpecError::Mac("net0".into()));
+        assert_eq!(with(|s| s.devices = vec![net(2, 0)]), SpecError::Queues("net0".into(), 0));
+        assert_eq!(with(|s| s.devices = vec![net(2, 9)]), SpecError::Queues("net0".into(), 9));
         let many = |s: &mut MachineSpec| {
             let disk =
                 |n| Device::Block { serial: format!("disk{n}"), path: "/dev/d".into(), readonly: false };

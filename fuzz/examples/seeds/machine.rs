@@ -71,6 +71,7 @@ const COMMANDS: &[u8] = br#"{"version":1,"command":"state"}
 {"version":1,"command":"add-pmem","arguments":{"id":"image","access":"cow"}}
 {"version":1,"command":"add-share","arguments":{"id":"s","readonly":false,"dax":2097152}}
 {"version":1,"command":"add-net","arguments":{"id":"net0","mac":[2,0,0,0,0,1]}}
+{"version":1,"command":"add-net","arguments":{"id":"net1","mac":[2,0,0,0,0,2],"queues":2}}
 {"version":1,"command":"remove","arguments":{"id":"data","force":true}}
 {"version":2,"command":"dance"}
 {"version":1,"command":"resume"}
@@ -157,7 +158,7 @@ fn request(queue: u8, bytes: &[u8], room: u8) -> Vec<u8> {
 type Requests = Vec<(u8, Vec<u8>, u8)>;
 
 /// Requests that each device answers, in the order of `KINDS`.
-fn devices() -> [(&'static str, Requests); 9] {
+fn devices() -> [(&'static str, Requests); 10] {
     let block =
         |kind: u32, data: &[u8]| [&kind.to_le_bytes()[..], &[0; 4], &1_u64.to_le_bytes(), data].concat();
     let extent = [&8_u64.to_le_bytes()[..], &8_u32.to_le_bytes(), &[0; 4]].concat();
@@ -221,6 +222,17 @@ fn devices() -> [(&'static str, Requests); 9] {
                 (1, vsock(1, &[]), 0),
                 (1, vsock(5, b"data"), 0),
                 (1, vsock(4, &[]), 0),
+            ],
+        ),
+        (
+            "net-queues",
+            vec![
+                (6, vec![4, 0, 3, 0], 1),
+                (2, vec![], 200),
+                (5, [[0; 12].as_slice(), &[0x55; 60]].concat(), 0),
+                (6, vec![4, 0, 1, 0], 1),
+                (3, [[0; 12].as_slice(), &[0x55; 60]].concat(), 0),
+                (6, vec![0, 0, 1, 0], 1),
             ],
         ),
     ]

@@ -164,8 +164,8 @@ fn the_code_of_a_process_is_kept_while_the_container_ends_before_its_output_is_r
     assert!(exec.wait().expect("its end").success());
     until("the end of the program", || (container.output().text() == "over").then_some(()));
     std::thread::sleep(Duration::from_secs(1));
-    let mut pipe = exec.stdout.take().expect("a pipe");
-    assert_eq!(std::io::copy(&mut pipe, &mut std::io::sink()).expect("reading"), 300_000);
+    let mut output = exec.stdout.take().expect("a pipe");
+    assert_eq!(std::io::copy(&mut output, &mut std::io::sink()).expect("reading a pipe"), 300_000);
     let pid = fs::read_to_string(&pid_file).unwrap().parse().unwrap();
     assert_eq!(Container::reap(pid), 3);
     container.wait_for("stopped");

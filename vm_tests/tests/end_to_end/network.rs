@@ -98,6 +98,46 @@ fn pings_and_streams_pass_both_ways() {
 }
 
 #[test]
+fn a_device_has_the_queues_that_are_configured_and_each_carries_traffic() {
+    let sandbox = Sandbox::new();
+    let network = Network::new(&sandbox);
+    // More than the machine has CPUs: it gets as many as these.
+    sandbox.configure_more("[machine]\nmax_vcpus = 2\n[network]\nqueues = 8\n");
+    let bundle = sandbox.bundle();
+    bundle.change(|spec| spec["annotations"] = json!({ "io.clearcontainers.vcpus": "2" }));
+    let container = sandbox.start(network.join(&bundle));
+    assert_eq!(container.sh("echo $(ls /sys/class/net/eth0/queues)"), "rx-0 rx-1 tx-0 tx-1");
+    // A kernel without RPS shows nothing else of a tap.
+    let on_host = network.here("cd /sys/class/net/clear0/queues; echo tx-*").ok();
+    assert_eq!(on_host.trim(), "tx-0 tx-1");
+    // From one CPU after the other: each sends through a queue of its own, by which the answer comes back.
+    for cpu in [1, 2] {
+        for peer in PEER {
+            container.sh(&format!("taskset {cpu} ping -c 3 -W 20 {peer}"));
+        }
+    }
+    // Many flows, which the host spreads over the queues.
+    for port in 5000..5005 {
+        let receiving =
+            container.exec(&["sh", "-c", &format!("{ENDLESS} nc -l -p {port} <&3 | md5sum")]).start();
+        let listens = format!(":{port:04X} ");
+        until("the guest to listen", || container.sh("cat /proc/net/tcp*").contains(&listens).then_some(()));
+        let sent = network.peer(&format!(
+            "head -c 1000000 /dev/urandom | tee {0} | busybox nc {1} {port}; md5sum < {0}",
+            sandbox.path().join("content").display(),
+            OURS[0]
+        ));
+        let sum = sent.patience(120).ok();
+        assert_eq!(receiving.wait().expect(0).text().trim(), sum.trim(), "port {port}");
+    }
+    container.delete_force();
+
+    bundle.change(|spec| spec["annotations"] = json!({ "io.clearcontainers.network_queues": "1" }));
+    let container = sandbox.start(&bundle);
+    assert_eq!(container.sh("echo $(ls /sys/class/net/eth0/queues)"), "rx-0 tx-0");
+}
+
+#[test]
 fn packets_of_every_size_pass_on_links_of_every_mtu() {
     let sandbox = Sandbox::new();
     for mtu in [1280, 9000, 65_535] {

@@ -86,6 +86,47 @@ fn a_virtio_console_takes_and_gives_every_byte() {
     machine.end();
 }
 
+/// Pings the host from one CPU of the guest after the other, each of which sends through a queue of its own, by which the answer comes back.
+const PING_FROM_EACH: &str = "for cpu in 1 2; do until_ 'taskset $cpu ping -c 3 -W 1 HOST > /dev/null'; done";
+
+/// How many of a network device's queues have interrupted the guest.
+const USED_QUEUES: &str = "awk '/virtio.*-(input|output)\\./ && $2 + $3 > 0' /proc/interrupts | wc -l";
+
+#[test]
+fn a_network_has_several_queues_and_each_carries_traffic() {
+    let Some(sandbox) = on_kvm() else { return };
+    let tap = Tap::of_queues(&sandbox);
+    let net = format!("tap={},queues=2", tap.name());
+    let queues = |machine: &mut Machine| machine.guest.run("echo $(ls /sys/class/net/eth0/queues)");
+    let ping = PING_FROM_EACH.replace("HOST", &tap.host());
+    let mut machine = Machine::start(&sandbox, &["--cpus", "2", "--net", &net]);
+    machine.guest.run(&tap.join());
+    assert_eq!(queues(&mut machine), "rx-0 rx-1 tx-0 tx-1");
+    machine.guest.run(&ping);
+    let used: u32 = machine.guest.run(USED_QUEUES).parse().unwrap();
+    assert!(used >= 2, "{}", machine.guest.run("cat /proc/interrupts"));
+    // The driver resets the device and starts it once more; and the host answers through all queues again.
+    machine.guest.run(
+        "cd /sys/bus/virtio/drivers/virtio_net; d=$(echo virtio*); echo $d > unbind; echo $d > bind; cd /",
+    );
+    machine.guest.run(&tap.join());
+    machine.guest.run(&ping);
+    machine.end();
+
+    // The same for one that comes later, in the jail; a machine of one CPU uses one pair of it.
+    for (cpus, seen) in [("2", "rx-0 rx-1 tx-0 tx-1"), ("1", "rx-0 tx-0")] {
+        let mut machine = Machine::start(&sandbox, &["--cpus", cpus, "--hotplug", "net"]);
+        machine.plug(&["add-net", &net, "--id", "later"]);
+        machine.guest.run(&tap.join());
+        assert_eq!(queues(&mut machine), seen);
+        machine.guest.run(&format!("until_ 'ping -c 3 -W 1 {} > /dev/null'", tap.host()));
+        let stats = machine.device("stats", "later").expect("statistics");
+        assert!(stats["bytes_from_guest"].as_u64() > Some(0) && stats["errors"] == 0, "{stats}");
+        machine.unplug("later");
+        machine.end();
+    }
+}
+
 #[test]
 fn a_disk_and_a_network_do_no_more_than_they_are_allowed() {
     let Some(sandbox) = on_kvm() else { return };

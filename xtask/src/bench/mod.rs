@@ -6,12 +6,14 @@
 //!   commands.rs  state, list, kill, exec; the host's share of create
 //!   memory.rs    keeper and VMM of an idle container
 //!   stdio.rs     1 GiB through stdout and stdin, with checksums
+//!   engines.rs   `podman run` and `docker run` against the same with crun; network; 50 containers at once
 //!   vmm/         clear-vmm against QEMU on KVM, in the lab where KVM does not work
 //! ```
 
 mod boot;
 mod commands;
 mod container;
+mod engines;
 mod memory;
 mod resources;
 mod stdio;
@@ -27,7 +29,7 @@ pub struct Arguments {
     /// Repetitions of each measurement
     #[arg(long, default_value_t = 11)]
     rounds: usize,
-    /// Only these measurements: boot, commands, memory, stdio, vmm
+    /// Only these measurements: boot, commands, memory, stdio, engines, vmm
     #[arg(long, value_name = "NAME", num_args = 1..)]
     only: Vec<String>,
     /// Name of the mini-OS to boot
@@ -48,13 +50,18 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     type Subject = fn(&Bench, usize) -> Result<()>;
     let subjects: [(&str, Subject); 4] =
         [("boot", boot::run), ("commands", commands::run), ("memory", memory::run), ("stdio", stdio::run)];
+    let wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == name);
     for (name, subject) in subjects {
-        if arguments.only.is_empty() || arguments.only.iter().any(|only| only == name) {
+        if wanted(name) {
             println!("\n== {name}");
             subject(&bench, arguments.rounds.max(1))?;
         }
     }
-    if arguments.only.is_empty() || arguments.only.iter().any(|only| only == "vmm") {
+    if wanted("engines") {
+        println!("\n== engines");
+        engines::run(root, &programs, arguments)?;
+    }
+    if wanted("vmm") {
         println!("\n== vmm");
         vmm::run(root, &bench, &programs, arguments)?;
     }

@@ -1,5 +1,7 @@
 //! The command line of `clear-vmm`. Pure: the machine itself goes as JSON through a descriptor.
 
+use crate::process::numbers;
+
 /// Numbers that the donated file descriptors have in clear-vmm.
 #[derive(Debug, Clone)]
 pub struct FdNumbers<'a> {
@@ -11,8 +13,8 @@ pub struct FdNumbers<'a> {
     pub control: i32,
     /// Guest console, if the machine has one.
     pub console: Option<i32>,
-    /// Taps by the names of their devices.
-    pub taps: Vec<(&'a str, i32)>,
+    /// Taps by the names of their devices, a descriptor for each pair of queues.
+    pub taps: Vec<(&'a str, Vec<i32>)>,
 }
 
 /// The arguments after the program's name.
@@ -25,8 +27,8 @@ pub fn args(fds: &FdNumbers<'_>) -> Vec<String> {
     if let Some(console) = fds.console {
         add("--console", console);
     }
-    for (name, fd) in &fds.taps {
-        args.extend(["--tap".to_string(), format!("{name}=fd:{fd}")]);
+    for (name, tap) in &fds.taps {
+        args.extend(["--tap".to_string(), format!("{name}=fd:{}", numbers(tap))]);
     }
     args
 }
@@ -41,8 +43,8 @@ mod tests {
             |console| args(&FdNumbers { spec: 5, link: 6, control: 8, console, taps: vec![] }).join(" ");
         assert_eq!(line(Some(7)), "run --spec fd:5 --agent fd:6 --control fd:8 --console fd:7");
         assert_eq!(line(None), "run --spec fd:5 --agent fd:6 --control fd:8");
-        let taps = vec![("net0", 9), ("net1", 10)];
+        let taps = vec![("net0", vec![9]), ("net1", vec![10, 11])];
         let line = args(&FdNumbers { spec: 5, link: 6, control: 8, console: None, taps }).join(" ");
-        assert!(line.ends_with(" --tap net0=fd:9 --tap net1=fd:10"), "{line}");
+        assert!(line.ends_with(" --tap net0=fd:9 --tap net1=fd:10:11"), "{line}");
     }
 }

@@ -49,11 +49,11 @@ impl Vmm for ClearVmm {
             link: vmm_link.as_raw_fd(),
             control: vmm_control.as_raw_fd(),
             console: console.map(|console| console.as_raw_fd()),
-            taps: taps.iter().map(|(name, tap)| (*name, tap.as_raw_fd())).collect(),
+            taps: taps.iter().map(|(name, tap)| (*name, process::raw(tap))).collect(),
         };
         let mut donated = vec![json.as_fd(), vmm_link.as_fd(), vmm_control.as_fd()];
         donated.extend(console);
-        donated.extend(taps.iter().map(|(_, tap)| tap));
+        donated.extend(taps.iter().flat_map(|(_, tap)| *tap).map(OwnedFd::as_fd));
         let shares = spec.devices.iter().any(|d| matches!(d, Device::Share { .. }));
         let capabilities = spawn::JAIL_CAPABILITIES | if shares { spawn::SHARE_CAPABILITIES } else { 0 };
         let rights = Rights { capabilities, locked: process::locked_memory(spec) };

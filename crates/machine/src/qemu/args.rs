@@ -1,5 +1,6 @@
 //! A [`MachineSpec`] as QEMU's command line. Pure.
 
+use crate::process::numbers;
 use machine_spec::{Accelerator, Chassis, Device, MachineSpec};
 use std::path::Path;
 
@@ -12,8 +13,8 @@ pub struct Given<'a> {
     pub monitor: i32,
     /// Guest console.
     pub console: i32,
-    /// Taps by the names of their devices.
-    pub taps: &'a [(&'a str, i32)],
+    /// Taps by the names of their devices, a descriptor for each pair of queues.
+    pub taps: &'a [(&'a str, Vec<i32>)],
     /// Those paths of disks that are block devices of the host, for which QEMU has another driver.
     pub host_devices: &'a [&'a Path],
 }
@@ -146,14 +147,22 @@ impl Args {
             Device::Vfio { host, slot } => {
                 self.add("-device", format!("vfio-pci,host={host},bus=pcie.0,addr={slot:#x},rombar=0"));
             }
-            Device::Net { name, mac } => {
+            Device::Net { name, mac, .. } => {
                 // One without a tap is refused before it comes here.
-                let Some((_, fd)) = given.taps.iter().find(|(tap, _)| tap == name) else { return };
+                let Some((_, fds)) = given.taps.iter().find(|(tap, _)| tap == name) else { return };
                 let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
                 // No boot code: nothing boots from the network.
                 let rom = if chassis == Chassis::Microvm { "" } else { ",romfile=" };
-                self.add("-netdev", format!("tap,id=net{index},fd={fd},vhost=off"));
-                self.add("-device", format!("virtio-net-{bus},netdev=net{index},mac={mac}{rom}"));
+                let (fds, several) = match fds.as_slice() {
+                    [fd] => (format!("fd={fd}"), String::new()),
+                    // An interrupt for each queue, for the control queue and for the configuration; virtio-mmio has one for all.
+                    fds if chassis == Chassis::Microvm => {
+                        (format!("fds={}", numbers(fds)), ",mq=on".to_string())
+                    }
+                    fds => (format!("fds={}", numbers(fds)), format!(",mq=on,vectors={}", 2 * fds.len() + 2)),
+                };
+                self.add("-netdev", format!("tap,id=net{index},{fds},vhost=off"));
+                self.add("-device", format!("virtio-net-{bus},netdev=net{index},mac={mac}{rom}{several}"));
             }
         }
     }
@@ -191,8 +200,7 @@ mod tests {
         }
     }
 
-    const GIVEN: Given<'_> =
-        Given { link: 10, monitor: 11, console: 12, taps: &[("net0", 13)], host_devices: &[] };
+    const GIVEN: Given<'_> = Given { link: 10, monitor: 11, console: 12, taps: &[], host_devices: &[] };
 
     #[test]
     fn emulated_microvm_has_clocks_and_mmio_devices() {
@@ -206,18 +214,29 @@ mod tests {
 
     #[test]
     fn a_network_device_is_on_its_tap() {
-        let net = Device::Net { name: "net0".into(), mac: [2, 0, 0, 0xab, 0, 1] };
-        let line = |chassis| {
+        let line = |chassis, fds: &[i32]| {
             let mut spec = spec(Accelerator::Emulation, chassis);
-            spec.devices = vec![net.clone()];
-            args(&spec, GIVEN).join(" ")
+            let queues = fds.len() as u32;
+            spec.devices = vec![Device::Net { name: "net0".into(), mac: [2, 0, 0, 0xab, 0, 1], queues }];
+            let taps = [("net0", fds.to_vec())];
+            let line = args(&spec, Given { taps: &taps, ..GIVEN }).join(" ");
+            line[line.find("-netdev").unwrap()..].to_string()
         };
-        let device = "-netdev tap,id=net0,fd=13,vhost=off -device virtio-net-";
-        assert!(
-            line(Chassis::Microvm).ends_with(&format!("{device}device,netdev=net0,mac=02:00:00:ab:00:01"))
+        assert_eq!(
+            line(Chassis::Microvm, &[13]),
+            "-netdev tap,id=net0,fd=13,vhost=off -device virtio-net-device,netdev=net0,mac=02:00:00:ab:00:01"
         );
-        assert!(
-            line(Chassis::Q35).ends_with(&format!("{device}pci,netdev=net0,mac=02:00:00:ab:00:01,romfile="))
+        assert_eq!(
+            line(Chassis::Q35, &[13]),
+            "-netdev tap,id=net0,fd=13,vhost=off -device virtio-net-pci,netdev=net0,mac=02:00:00:ab:00:01,romfile="
+        );
+        assert_eq!(
+            line(Chassis::Microvm, &[13, 14]),
+            "-netdev tap,id=net0,fds=13:14,vhost=off -device virtio-net-device,netdev=net0,mac=02:00:00:ab:00:01,mq=on"
+        );
+        assert_eq!(
+            line(Chassis::Q35, &[13, 14, 20]),
+            "-netdev tap,id=net0,fds=13:14:20,vhost=off -device virtio-net-pci,netdev=net0,mac=02:00:00:ab:00:01,romfile=,mq=on,vectors=8"
         );
     }
 

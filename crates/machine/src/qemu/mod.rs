@@ -40,7 +40,7 @@ impl Vmm for Qemu {
         let (link, vmm_link) = process::socket_pair()?;
         let (monitor, vmm_monitor) = process::socket_pair()?;
         let taps = process::taps(spec, &fds)?;
-        let tap_numbers: Vec<_> = taps.iter().map(|(name, tap)| (*name, tap.as_raw_fd())).collect();
+        let tap_numbers: Vec<_> = taps.iter().map(|(name, tap)| (*name, process::raw(tap))).collect();
         let host_devices = process::host_devices(spec);
         let given = args::Given {
             link: vmm_link.as_raw_fd(),
@@ -51,7 +51,7 @@ impl Vmm for Qemu {
         };
         let args = args::args(spec, given);
         let mut donated = vec![vmm_link.as_fd(), vmm_monitor.as_fd()];
-        donated.extend(taps.iter().map(|(_, tap)| tap));
+        donated.extend(taps.iter().flat_map(|(_, tap)| *tap).map(OwnedFd::as_fd));
         if spec.console {
             donated.push(fds.console.as_fd());
         }

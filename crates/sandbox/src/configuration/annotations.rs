@@ -1,6 +1,7 @@
 //! Annotations that change how one container is run: `io.clearcontainers.<name>`.
 
 use super::{Configuration, ConfigurationError, Origin};
+use machine_spec::MAX_QUEUES;
 use serde::de::DeserializeOwned;
 
 /// What the keys of our annotations start with. An unknown key with this start is an error: a typing mistake that
@@ -24,7 +25,7 @@ struct Annotation {
     set: Set,
 }
 
-const ANNOTATIONS: [Annotation; 16] = [
+const ANNOTATIONS: [Annotation; 17] = [
     Annotation {
         name: "vcpus",
         key: "container.vcpus",
@@ -85,6 +86,18 @@ const ANNOTATIONS: [Annotation; 16] = [
         key: "network.passthrough",
         open: false,
         set: |c, v| named(&mut c.network.passthrough, v),
+    },
+    Annotation {
+        name: "network_queues",
+        key: "network.queues",
+        open: true,
+        set: |c, v| match v.parse() {
+            Ok(queues @ 1..=MAX_QUEUES) => {
+                c.network.queues = queues;
+                Ok(())
+            }
+            _ => Err(format!("must be 1 to {MAX_QUEUES}")),
+        },
     },
     Annotation {
         name: "accelerator",
@@ -226,5 +239,12 @@ mod tests {
         assert!(applied(&[("chassis", "pc")], &[]).unwrap_err().contains("unknown variant `pc`"));
         assert!(applied(&[("kernel", "k")], &["kernel"]).unwrap_err().contains("absolute"));
         assert!(applied(&[("boot_timeout_s", "0")], &[]).is_err());
+        for bad in ["0", "9", "-1", "two"] {
+            assert!(
+                applied(&[("network_queues", bad)], &[]).unwrap_err().contains("must be 1 to 8"),
+                "{bad}"
+            );
+        }
+        assert_eq!(applied(&[("network_queues", "2")], &[]).unwrap().network.queues, 2);
     }
 }

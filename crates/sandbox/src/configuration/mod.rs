@@ -18,6 +18,7 @@ pub use network::{Network, NetworkModel, Passthrough};
 
 use crate::bundle::{Bundle, text::one_line};
 use crate::host::network::MAX_DEVICES;
+use machine_spec::MAX_QUEUES;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -353,6 +354,9 @@ impl Configuration {
         }
         if self.network.min_devices > MAX_DEVICES {
             return Err(wrong("network.min_devices", &format!("must be 0 to {MAX_DEVICES}")));
+        }
+        if !(1..=MAX_QUEUES).contains(&self.network.queues) {
+            return Err(wrong("network.queues", &format!("must be 1 to {MAX_QUEUES}")));
         }
         if !self.runtime.root.is_absolute() {
             return Err(wrong("runtime.root", "must be an absolute path"));

@@ -10,11 +10,12 @@ pub struct Network {
     pub model: NetworkModel,
     pub min_devices: usize,
     pub passthrough: Passthrough,
+    pub queues: u32,
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Network { model: NetworkModel::Tc, min_devices: 2, passthrough: Passthrough::Virtual }
+        Network { model: NetworkModel::Tc, min_devices: 2, passthrough: Passthrough::Virtual, queues: 1 }
     }
 }
 
@@ -74,5 +75,10 @@ mod tests {
         assert!(line.contains("unknown network model \"bridgd\""), "{line}");
         let line = parse("[network]\nmin_devices = 9\n").unwrap_err().to_string();
         assert!(line.contains("network.min_devices must be 0 to 8"), "{line}");
+        for queues in [0, 9] {
+            let line = parse(&format!("[network]\nqueues = {queues}\n")).unwrap_err().to_string();
+            assert!(line.contains("network.queues must be 1 to 8"), "{line}");
+        }
+        assert_eq!(parse("[network]\nqueues = 8\n").unwrap().network.queues, 8);
     }
 }

@@ -152,8 +152,8 @@ fn vmm(plan: &SandboxPlan) -> Box<dyn Vmm> {
     }
 }
 
-/// Taps by the names of their devices.
-type Taps = BTreeMap<String, OwnedFd>;
+/// Taps by the names of their devices, with a descriptor for each pair of queues.
+type Taps = BTreeMap<String, Vec<OwnedFd>>;
 
 /// Namespaces, control group, taps and stage, in the plan's order. The devices for the taps come to the machine's.
 fn host_steps(
@@ -168,13 +168,13 @@ fn host_steps(
     let (mut network, mut taps, mut namespace) = (None, Taps::new(), None);
     for step in &plan.host {
         match step {
-            HostStep::Taps { least, take_over, passthrough } => {
+            HostStep::Taps { least, queues, take_over, passthrough } => {
                 // By default where it works: that board has no PCI.
                 let which = match plan.machine.chassis {
                     Chassis::Microvm => Passthrough::None,
                     Chassis::Clear | Chassis::Q35 => *passthrough,
                 };
-                Network::prepare(dir, namespace.take(), *least, which).map(|prepared| {
+                Network::prepare(dir, namespace.take(), *least, *queues, which).map(|prepared| {
                     plan.machine.devices.extend(prepared.devices);
                     network = Some(prepared.network.taking_over(*take_over));
                     taps = prepared.taps;

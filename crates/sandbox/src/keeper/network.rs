@@ -82,7 +82,7 @@ pub(super) struct Network {
 pub(super) struct Prepared {
     pub network: Network,
     pub devices: Vec<Device>,
-    pub taps: BTreeMap<String, OwnedFd>,
+    pub taps: BTreeMap<String, Vec<OwnedFd>>,
 }
 
 impl Network {
@@ -91,8 +91,8 @@ impl Network {
         Network { take_over: yes, ..self }
     }
 
-    /// Takes the functions that go to the machine itself and makes taps for the other interfaces, in the calling thread's network namespace,
-    /// which is the file `namespace` unless it is the keeper's own.
+    /// Takes the functions that go to the machine itself and makes taps, each with so many `queues`, for the other interfaces, in the calling
+    /// thread's network namespace, which is the file `namespace` unless it is the keeper's own.
     ///
     /// # Errors
     /// When there are too many interfaces, or the kernel refuses.
@@ -100,6 +100,7 @@ impl Network {
         dir: &StateDir,
         namespace: Option<PathBuf>,
         least: usize,
+        queues: u32,
         passthrough: Passthrough,
     ) -> Result<Prepared, HostError> {
         let failed = |what| NetworkError::kernel(what);
@@ -113,13 +114,13 @@ impl Network {
         let functions = Functions::take(dir, namespace.as_deref(), &found, passthrough)?;
         let (mut ports, mut devices, mut taps) = (Vec::new(), functions.devices(), BTreeMap::new());
         for index in 0..interfaces.max(least) - devices.len() {
-            let spec = net_device(index);
-            let Device::Net { name, mac } = &spec else { continue };
-            let (tap, file) = tap::make(&mut socket)?;
+            let spec = net_device(index, queues);
+            let Device::Net { name, mac, .. } = &spec else { continue };
+            let (tap, files) = tap::make(&mut socket, queues)?;
             if let Some(namespace) = namespace.clone() {
                 undo::note(dir, &Undo::Tap { namespace, interface: tap.index })?;
             }
-            taps.insert(name.clone(), file.into());
+            taps.insert(name.clone(), files.into_iter().map(OwnedFd::from).collect());
             ports.push(Port { tap, device: *mac, interface: None });
             devices.push(spec);
         }

@@ -28,7 +28,7 @@ pub fn plan(inputs: &Inputs) -> Result<SandboxPlan, PlanError> {
         rootfs::rootfs(inputs)?,
         resources::resources(inputs, &size, accelerator)?,
         namespaces::namespaces(inputs)?,
-        network::network(inputs),
+        network::network(inputs, &size),
         security::sysctls(inputs)?,
         mounts::mounts(inputs)?,
         devices::devices(inputs)?,

@@ -146,12 +146,20 @@ impl SandboxPlan {
     }
 }
 
-/// The network device number `index`: its name for the VMM, and the address by which the guest finds it. On the wire it has that of its
-/// interface.
-pub fn net_device(index: usize) -> Device {
+/// The network device number `index` with so many pairs of queues: its name for the VMM, and the address by which the guest finds it. On
+/// the wire it has that of its interface.
+pub fn net_device(index: usize, queues: u32) -> Device {
     // Locally administered, as those that nobody has bought are (IEEE 802, the second bit of the first byte).
     let [.., high, low] = index.to_be_bytes();
-    Device::Net { name: format!("net{index}"), mac: [0x02, 0xc1, 0xea, 0x00, high, low] }
+    Device::Net { name: format!("net{index}"), mac: [0x02, 0xc1, 0xea, 0x00, high, low], queues }
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_one(number: &u32) -> bool {
+    *number == 1
 }
 
 /// Name of the one share of a machine; every directory and file from the host is below it.
@@ -189,6 +197,9 @@ pub enum HostStep {
     Taps {
         /// Number of devices, if there are fewer interfaces.
         least: usize,
+        /// Pairs of queues of each device.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        queues: u32,
         /// Take interfaces from another machine that has them: the one of the pod's sandbox.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         take_over: bool,

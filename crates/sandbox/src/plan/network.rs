@@ -1,14 +1,17 @@
 //! The network: which devices the machine has is known only where its network namespace is, so the plan just says how.
 
+use super::size::Size;
 use super::{HostStep, Inputs, Piece, machine, pods};
 use crate::configuration::{NetworkModel, Passthrough};
 use machine_spec::Chassis;
 
-pub(super) fn network(inputs: &Inputs) -> Piece {
+pub(super) fn network(inputs: &Inputs, size: &Size) -> Piece {
     let network = &inputs.configuration.network;
     let host = match network.model {
         NetworkModel::Tc => vec![HostStep::Taps {
             least: network.min_devices,
+            // More queues than CPUs that use them are of no use.
+            queues: network.queues.min(size.vcpus),
             take_over: pods::joins(inputs),
             // The pod's container takes the network over, and could not get a function from another machine.
             passthrough: if pods::is_sandbox(inputs) { Passthrough::None } else { network.passthrough },

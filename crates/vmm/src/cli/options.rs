@@ -1,6 +1,7 @@
 //! Values of options: sizes, and names with properties behind commas.
 
 use crate::memory::window::Sharing;
+use crate::virtio::net::MAX_PAIRS;
 use crate::virtio::rate_limit::PerSecond;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -92,13 +93,15 @@ impl FromStr for ShareOption {
     }
 }
 
-/// `--net tap=NAME[,mac=ADDRESS][,rx-bps=SIZE][,tx-bps=SIZE][,rx-pps=N][,tx-pps=N]`
+/// `--net tap=NAME[,mac=ADDRESS][,queues=N][,rx-bps=SIZE][,tx-bps=SIZE][,rx-pps=N][,tx-pps=N]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetOption {
     /// The host's interface.
     pub tap: String,
     /// The guest's address.
     pub mac: [u8; 6],
+    /// Pairs of queues, 1..=[`MAX_PAIRS`].
+    pub queues: usize,
     /// What may come to the guest.
     pub rx: PerSecond,
     /// What may come from it.
@@ -109,27 +112,37 @@ impl FromStr for NetOption {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (mut tap, mut mac) = (None, None);
+        let (mut tap, mut mac, mut queues) = (None, None, 1);
         let (mut rx, mut tx) = (PerSecond::default(), PerSecond::default());
         for part in text.split(',') {
             match part.split_once('=') {
                 Some(("tap", name)) => tap = Some(name.to_string()),
                 Some(("mac", address)) => mac = Some(parse_mac(address)?),
+                Some(("queues", number)) => queues = parse_queues(number)?,
                 Some(("rx-bps", size)) => rx.bytes = Some(parse_bytes(size)?),
                 Some(("tx-bps", size)) => tx.bytes = Some(parse_bytes(size)?),
                 Some(("rx-pps", number)) => rx.ops = Some(parse_count(number)?),
                 Some(("tx-pps", number)) => tx.ops = Some(parse_count(number)?),
                 _ => {
                     return Err(format!(
-                        "{part:?} is none of tap=NAME, mac=ADDRESS, rx-bps=SIZE, tx-bps=SIZE, rx-pps=N and tx-pps=N"
+                        "{part:?} is none of tap=NAME, mac=ADDRESS, queues=N, rx-bps=SIZE, tx-bps=SIZE, rx-pps=N and tx-pps=N"
                     ));
                 }
             }
         }
         let tap = tap.ok_or("tap=NAME is missing")?;
         let mac = mac.unwrap_or_else(|| mac_for(&tap));
-        Ok(NetOption { tap, mac, rx, tx })
+        Ok(NetOption { tap, mac, queues, rx, tx })
     }
+}
+
+fn parse_queues(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=MAX_PAIRS).contains(number));
+    number.ok_or_else(|| {
+        format!(
+            "{text:?} is no number of queues; write 1 to {MAX_PAIRS}, best as many as the machine has CPUs"
+        )
+    })
 }
 
 fn parse_mac(text: &str) -> Result<[u8; 6], String> {
@@ -232,9 +245,18 @@ mod tests {
             (Some(1 << 20), None, None, Some(7))
         );
         let net: NetOption = "tap=t0".parse().unwrap();
-        assert_eq!((net.mac[0], net), (2, "tap=t0".parse().unwrap()));
-        for bad in ["t0", "mac=02:00:00:00:00:01", "tap=t,mac=01:00:00:00:00:01", "tap=t,mac=2", "tap=t,x=y"]
-        {
+        assert_eq!((net.mac[0], net.queues, net), (2, 1, "tap=t0".parse().unwrap()));
+        assert_eq!("tap=t0,queues=8".parse().map(|net: NetOption| net.queues), Ok(8));
+        for bad in [
+            "tap=t0,queues=0",
+            "tap=t0,queues=9",
+            "tap=t0,queues=",
+            "t0",
+            "mac=02:00:00:00:00:01",
+            "tap=t,mac=01:00:00:00:00:01",
+            "tap=t,mac=2",
+            "tap=t,x=y",
+        ] {
             assert!(bad.parse::<NetOption>().is_err(), "{bad}");
         }
     }

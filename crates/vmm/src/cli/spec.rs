@@ -55,19 +55,20 @@ impl Fd {
     }
 }
 
-/// `NAME=fd:N`
+/// `NAME=fd:N`, and for a tap with several queues `NAME=fd:N:M...`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tap {
     name: String,
-    fd: Fd,
+    fds: Vec<Fd>,
 }
 
 impl FromStr for Tap {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, fd) = text.split_once('=').ok_or("NAME=fd:N is expected")?;
-        Ok(Tap { name: name.to_string(), fd: fd.parse()? })
+        let (name, fds) = text.split_once("=fd:").ok_or("NAME=fd:N is expected")?;
+        let fds = fds.split(':').map(|number| format!("fd:{number}").parse()).collect::<Result<_, _>>()?;
+        Ok(Tap { name: name.to_string(), fds })
     }
 }
 
@@ -76,8 +77,8 @@ impl Tap {
     ///
     /// # Errors
     /// See [`Fd::take`].
-    pub fn take(&self) -> anyhow::Result<(String, OwnedFd)> {
-        Ok((self.name.clone(), self.fd.take()?))
+    pub fn take(&self) -> anyhow::Result<(String, Vec<OwnedFd>)> {
+        Ok((self.name.clone(), self.fds.iter().map(Fd::take).collect::<Result<_, _>>()?))
     }
 }
 
@@ -148,6 +149,12 @@ mod tests {
         assert!(fd.take().is_err());
         for bad in ["fd:0", "fd:2", "fd:", "fd:-1", "3"] {
             assert!(bad.parse::<Fd>().is_err(), "{bad}");
+        }
+        let taps = |text: &str| text.parse::<Tap>().map(|tap| (tap.name, tap.fds));
+        assert_eq!(taps("n=fd:7"), Ok(("n".to_string(), vec![Fd(7)])));
+        assert_eq!(taps("n=fd:7:9"), Ok(("n".to_string(), vec![Fd(7), Fd(9)])));
+        for bad in ["n", "n=7", "n=fd:", "n=fd:7:", "n=fd:7:1", "n=fd:7:fd:8"] {
+            assert!(bad.parse::<Tap>().is_err(), "{bad}");
         }
         assert!("fd:987654".parse::<Fd>().unwrap().take().is_err());
     }

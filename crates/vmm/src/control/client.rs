@@ -1,6 +1,6 @@
 //! The client's side, for `clear-vmm ctl`. Waits, but not for ever.
 
-use super::protocol::{Outcome, Request};
+use super::protocol::{MAX_FILES, Outcome, Request};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::Value;
 use std::io::{self, IoSlice, Read};
@@ -77,13 +77,13 @@ impl Client {
     ///
     /// # Errors
     /// When it was not, or nobody knows.
-    pub fn call(&mut self, request: &Request, file: Option<BorrowedFd<'_>>) -> Result<Value, ClientError> {
+    pub fn call(&mut self, request: &Request, files: &[BorrowedFd<'_>]) -> Result<Value, ClientError> {
         let command = request.name();
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Timeout { command },
             _ => ClientError::Io { command, source },
         };
-        self.send(&request.to_line(), file).map_err(failed)?;
+        self.send(&request.to_line(), files).map_err(failed)?;
         let mut answer = Vec::new();
         let mut byte = [0; 4096];
         while !answer.ends_with(b"\n") && (answer.len() as u64) < MAX_ANSWER {
@@ -99,13 +99,12 @@ impl Client {
         }
     }
 
-    /// The descriptor goes with the first byte.
-    fn send(&mut self, line: &[u8], file: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    /// The descriptors go with the first byte.
+    fn send(&mut self, line: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let files: Vec<_> = file.into_iter().collect();
         if !files.is_empty() {
-            control.push(SendAncillaryMessage::ScmRights(&files));
+            control.push(SendAncillaryMessage::ScmRights(files));
         }
         let sent = sendmsg(&self.0, &[IoSlice::new(line)], &mut control, SendFlags::NOSIGNAL)?;
         io::Write::write_all(&mut self.0, &line[sent..])

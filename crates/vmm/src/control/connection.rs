@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!   recvmsg ─► input, at most MAX_LINE ─► a line ─► Request ─► Commands ─► output ─► send
-//!        └──► at most one descriptor, for the line that asks for one; closed with a line that does not
+//!        └──► the descriptors of one line at a time, for the line that asks for some; closed with a line that does not
 //! ```
 //!
 //! While an answer waits to be sent, nothing more is read: a client that does not read stops itself.
 
 use super::Commands;
-use super::protocol::{MAX_LINE, Outcome, Request};
+use super::protocol::{MAX_FILES, MAX_LINE, Outcome, Request};
 use crate::event_loop::EventLoop;
 use crate::vcpu::exit::ExitReason;
 use rustix::io::Errno;
@@ -40,7 +40,7 @@ pub struct Connection {
     socket: OwnedFd,
     input: Vec<u8>,
     output: Vec<u8>,
-    descriptor: Option<OwnedFd>,
+    descriptors: Vec<OwnedFd>,
     /// No more is read: the client has said all, or something that cannot be put right.
     finished: bool,
 }
@@ -48,7 +48,7 @@ pub struct Connection {
 impl Connection {
     /// A client at the other end of `socket`, which does not block.
     pub fn new(socket: OwnedFd) -> Self {
-        Connection { socket, input: Vec::new(), output: Vec::new(), descriptor: None, finished: false }
+        Connection { socket, input: Vec::new(), output: Vec::new(), descriptors: Vec::new(), finished: false }
     }
 
     /// The socket.
@@ -102,19 +102,22 @@ impl Connection {
         commands: &mut dyn Commands,
     ) -> Option<ExitReason> {
         let request = Request::parse(line);
-        let needs_file = request.as_ref().is_ok_and(Request::needs_file);
-        // One that came with other lines stays for the line that it was sent with, if that is still to come.
-        let file = if needs_file || self.input.is_empty() { self.descriptor.take() } else { None };
+        let wanted = request.as_ref().map_or(0, Request::files);
+        // What came with other lines stays for the line that it was sent with, if that is still to come.
+        let take = wanted > 0 || self.input.is_empty();
+        let files = if take { std::mem::take(&mut self.descriptors) } else { Vec::new() };
         let (outcome, ended) = match request {
             Err(error) => (Outcome::Error(error.to_string()), None),
-            Ok(request) if needs_file != file.is_some() => {
-                let reason = match needs_file {
-                    true => "the opened file is missing; send its descriptor with the line (SCM_RIGHTS)",
-                    false => "it takes no descriptor",
+            Ok(request) if wanted != files.len() => {
+                let reason = match (wanted, files.len()) {
+                    (0, _) => "it takes no descriptor".to_string(),
+                    (_, 0) => "the opened file is missing; send its descriptor with the line (SCM_RIGHTS)"
+                        .to_string(),
+                    (_, given) => format!("it takes {wanted} descriptor(s) and got {given}"),
                 };
                 (Outcome::Error(format!("{}: {reason}", request.name())), None)
             }
-            Ok(request) => commands.run(events, request, file),
+            Ok(request) => commands.run(events, request, files),
         };
         self.output.extend(outcome.to_line());
         ended
@@ -143,7 +146,7 @@ impl Connection {
         }
         let mut bytes = [0; 4096];
         let room = bytes.len().min(MAX_LINE - self.input.len());
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let received = recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes[..room])], &mut control, flags);
@@ -160,15 +163,18 @@ impl Connection {
             })
             .flatten()
             .collect();
-        let too_many = files.len() + usize::from(self.descriptor.is_some()) > 1;
-        if too_many || message.flags.contains(ReturnFlags::CTRUNC) {
-            return self.refuse("one descriptor at a time, with the line that it belongs to");
+        let mixed = !files.is_empty() && !self.descriptors.is_empty();
+        // The alignment of the control message may leave room for one more than was asked for.
+        if mixed || files.len() > MAX_FILES || message.flags.contains(ReturnFlags::CTRUNC) {
+            return self.refuse(&format!(
+                "the descriptors of one line at a time, with the line that they belong to, and at most {MAX_FILES}"
+            ));
         }
         if message.flags.contains(ReturnFlags::TRUNC) {
             return self
                 .refuse(&format!("a packet is longer than what is left of a line of {MAX_LINE} bytes"));
         }
-        self.descriptor = files.into_iter().next().or(self.descriptor.take());
+        self.descriptors.extend(files);
         if message.bytes == 0 {
             return Received::Over;
         }
@@ -178,7 +184,8 @@ impl Connection {
 
     /// The client has lost track: tells it why, and hangs up when it knows.
     fn refuse(&mut self, reason: &str) -> Received {
-        (self.finished, self.descriptor) = (true, None);
+        self.finished = true;
+        self.descriptors.clear();
         self.input.clear();
         self.output.extend(Outcome::Error(reason.to_string()).to_line());
         Received::Something

@@ -1,7 +1,7 @@
 //! Control of a running machine by a UNIX socket: one JSON object a line asks, one answers, in order.
 //!
 //! ```text
-//!   client.rs ── line [+ one descriptor] ─► connection.rs: bytes to lines ─► protocol.rs: lines to requests
+//!   client.rs ── line [+ descriptors] ─► connection.rs: bytes to lines ─► protocol.rs: lines to requests
 //!                                               │ bounded, never waits             └─► Commands (the machine)
 //!   client ◄── line ────────────────────────────┴── server.rs: who is connected, on the event loop's thread ◄── answer
 //! ```
@@ -24,12 +24,11 @@ use std::os::fd::OwnedFd;
 
 /// Does what is asked for.
 pub trait Commands {
-    /// Does `request`; `file` came with it, and is there when and only when the request needs one. A reason ends the machine, after
-    /// the answer was given.
+    /// Does `request`; `files` came with it, as many as [`Request::files`]. A reason ends the machine, after the answer was given.
     fn run(
         &mut self,
         events: &mut EventLoop,
         request: Request,
-        file: Option<OwnedFd>,
+        files: Vec<OwnedFd>,
     ) -> (Outcome, Option<ExitReason>);
 }

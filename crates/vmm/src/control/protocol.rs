@@ -6,6 +6,7 @@
 //! ```
 
 use crate::plain_text::plain;
+use crate::virtio::net::MAX_PAIRS;
 use crate::virtio::rate_limit::PerSecond;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,9 @@ pub const MAX_LINE: usize = 16 << 10;
 
 /// Longest id in bytes.
 pub const MAX_ID: usize = 64;
+
+/// Most descriptors of a line: a tap's.
+pub const MAX_FILES: usize = MAX_PAIRS;
 
 /// Names of all commands, as in a line.
 const COMMANDS: &str =
@@ -45,7 +49,7 @@ pub enum Request {
     AddPmem(AddPmem),
     /// A directory; with it, opened with O_PATH.
     AddShare(AddShare),
-    /// A network interface; with its tap, attached.
+    /// A network interface; with its tap, attached, once for each pair of queues.
     AddNet(AddNet),
     /// Take a device away.
     Remove(Remove),
@@ -119,12 +123,23 @@ pub struct AddNet {
     pub id: String,
     /// The guest's address, six bytes.
     pub mac: [u8; 6],
+    /// Pairs of queues, 1 to 8, and so many descriptors of the tap.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub queues: usize,
     /// What may come to the guest, per second: `bytes`, and packets as `ops`.
     #[serde(default, skip_serializing_if = "PerSecond::is_unlimited")]
     pub rx: PerSecond,
     /// What may come from the guest.
     #[serde(default, skip_serializing_if = "PerSecond::is_unlimited")]
     pub tx: PerSecond,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(number: &usize) -> bool {
+    *number == 1
 }
 
 /// Arguments of `remove`.
@@ -200,6 +215,11 @@ impl Request {
             "remove" => Request::Remove(typed(name, arguments)?),
             _ => return Err(ProtocolError::Command(short(name))),
         };
+        if let Request::AddNet(AddNet { queues, .. }) = &request
+            && !(1..=MAX_PAIRS).contains(queues)
+        {
+            return Err(wrong(name, format!("1 to {MAX_PAIRS} pairs of queues are possible, not {queues}")));
+        }
         match request.id().filter(|id| !is_id(id)) {
             Some(id) => Err(ProtocolError::Id(short(id))),
             None => Ok(request),
@@ -245,9 +265,13 @@ impl Request {
         }
     }
 
-    /// Whether a descriptor belongs to it.
-    pub fn needs_file(&self) -> bool {
-        matches!(self, Request::AddDisk(_) | Request::AddPmem(_) | Request::AddShare(_) | Request::AddNet(_))
+    /// How many descriptors belong to it.
+    pub fn files(&self) -> usize {
+        match self {
+            Request::AddDisk(_) | Request::AddPmem(_) | Request::AddShare(_) => 1,
+            Request::AddNet(net) => net.queues,
+            _ => 0,
+        }
     }
 
     /// The device that it is about.

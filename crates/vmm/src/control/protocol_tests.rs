@@ -28,6 +28,7 @@ fn each_request_survives_its_line() {
         Request::AddNet(AddNet {
             id: id(),
             mac: [2, 0, 0, 0, 0, 255],
+            queues: 2,
             rx: PerSecond { bytes: Some(1), ops: None },
             tx: PerSecond::default(),
         }),
@@ -63,6 +64,11 @@ fn what_is_not_known_is_named() {
         refused(r#"{"version":1,"command":"add-net","arguments":{"id":"a","mac":[1]}}"#)
             .contains("arguments of add-net")
     );
+    for queues in [0, 9] {
+        let arguments = format!(r#"{{"id":"a","mac":[2,0,0,0,0,1],"queues":{queues}}}"#);
+        let line = format!(r#"{{"version":1,"command":"add-net","arguments":{arguments}}}"#);
+        assert!(refused(&line).contains("1 to 8 pairs of queues"), "{line}");
+    }
     for id in ["", "a b", "a\\n", &"x".repeat(MAX_ID + 1)] {
         let line = format!(r#"{{"version":1,"command":"remove","arguments":{{"id":"{id}"}}}}"#);
         assert!(refused(&line).contains("an id has 1 to 64 bytes"), "{id:?}");

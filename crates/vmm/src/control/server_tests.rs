@@ -1,7 +1,7 @@
 //! Clients that behave, and clients that do not, at a server whose machine only counts.
 
 use super::super::client::Client as Caller;
-use super::super::protocol::{AddDisk, MAX_LINE, Outcome, Request};
+use super::super::protocol::{AddDisk, AddNet, MAX_FILES, MAX_LINE, Outcome, Request};
 use super::super::socket;
 use super::*;
 use crate::event_loop::Controller;
@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// A machine that notes what it is asked for.
 struct Notes {
-    seen: Sender<(Request, Option<OwnedFd>)>,
+    seen: Sender<(Request, Vec<OwnedFd>)>,
     answer: usize,
 }
 
@@ -24,10 +24,10 @@ impl Commands for Notes {
         &mut self,
         _: &mut EventLoop,
         request: Request,
-        file: Option<OwnedFd>,
+        files: Vec<OwnedFd>,
     ) -> (Outcome, Option<ExitReason>) {
         let ended = (request == Request::Shutdown).then_some(ExitReason::Shutdown);
-        let _ = self.seen.send((request, file));
+        let _ = self.seen.send((request, files));
         (Outcome::ok(&"x".repeat(self.answer)), ended)
     }
 }
@@ -46,7 +46,7 @@ impl Controller for Machine {
 /// A server on a thread of its own, until somebody asks for `shutdown`.
 struct Bench {
     path: PathBuf,
-    seen: Receiver<(Request, Option<OwnedFd>)>,
+    seen: Receiver<(Request, Vec<OwnedFd>)>,
     thread: Option<std::thread::JoinHandle<ExitReason>>,
     _directory: tempfile::TempDir,
 }
@@ -74,14 +74,14 @@ impl Bench {
 
     /// Whoever was there before: another client is served.
     fn still_works(&self) {
-        Caller::connect(&self.path).unwrap().call(&Request::State, None).unwrap();
+        Caller::connect(&self.path).unwrap().call(&Request::State, &[]).unwrap();
         while self.seen.recv().unwrap().0 != Request::State {}
     }
 }
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        Caller::connect(&self.path).unwrap().call(&Request::Shutdown, None).unwrap();
+        Caller::connect(&self.path).unwrap().call(&Request::Shutdown, &[]).unwrap();
         assert_eq!(self.thread.take().unwrap().join().unwrap(), ExitReason::Shutdown);
         assert!(!self.path.exists());
     }
@@ -89,7 +89,7 @@ impl Drop for Bench {
 
 fn send(stream: &UnixStream, bytes: &[u8], files: &[&std::fs::File]) {
     let files: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(files.is_empty() || control.push(SendAncillaryMessage::ScmRights(&files)));
     let sent = sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).unwrap();
@@ -146,12 +146,37 @@ fn a_descriptor_belongs_to_the_line_that_needs_one() {
     assert!(refusal(&answers(&stream, 1)[0]).contains("the opened file is missing"));
     send(&stream, &[STATE, STATE, &add(), STATE].concat(), &[&file]);
     assert!(answers(&stream, 4).iter().all(|outcome| matches!(outcome, Outcome::Ok(_))));
-    let with_file: Vec<bool> = (0..4).map(|_| bench.seen.recv().unwrap().1.is_some()).collect();
-    assert_eq!(with_file, [false, false, true, false]);
+    let files: Vec<usize> = (0..4).map(|_| bench.seen.recv().unwrap().1.len()).collect();
+    assert_eq!(files, [0, 0, 1, 0]);
     send(&stream, &add()[..10], &[&file]);
     send(&stream, &add()[10..], &[]);
     assert!(matches!(answers(&stream, 1)[0], Outcome::Ok(_)));
-    assert!(bench.seen.recv().unwrap().1.is_some());
+    assert_eq!(bench.seen.recv().unwrap().1.len(), 1);
+}
+
+#[test]
+fn a_network_comes_with_a_descriptor_for_each_pair_of_queues() {
+    let bench = bench(1);
+    let (stream, file) = (bench.connect(), tempfile::tempfile().unwrap());
+    let add = |queues: usize| {
+        let (mac, id) = ([2, 0, 0, 0, 0, 1], "n".to_string());
+        let (rx, tx) = Default::default();
+        Request::AddNet(AddNet { id, mac, queues, rx, tx }).to_line()
+    };
+    for queues in [1, 3, MAX_FILES] {
+        send(&stream, &add(queues), &vec![&file; queues]);
+        assert!(matches!(answers(&stream, 1)[0], Outcome::Ok(_)));
+        assert_eq!(bench.seen.recv().unwrap().1.len(), queues);
+    }
+    for (queues, given, reason) in [
+        (3, 2, "it takes 3 descriptor(s) and got 2"),
+        (1, 2, "it takes 1 descriptor(s) and got 2"),
+        (2, 0, "is missing"),
+    ] {
+        send(&stream, &add(queues), &vec![&file; given]);
+        assert!(refusal(&answers(&stream, 1)[0]).contains(reason));
+    }
+    bench.still_works();
 }
 
 /// What is sent here must not stay open in the server: its other end sees the end.
@@ -174,15 +199,15 @@ fn descriptors_that_nobody_asked_for_are_closed() {
     let stream = bench.connect();
     let (ours, theirs) = UnixStream::pair().unwrap();
     let theirs = std::fs::File::from(OwnedFd::from(theirs));
-    for files in [&[&theirs, &theirs][..], &[&theirs; 4]] {
+    for count in [MAX_FILES + 1, MAX_FILES + 4] {
         let stream = bench.connect();
-        send(&stream, &add(), files);
-        assert!(refusal(&answers(&stream, 1)[0]).contains("one descriptor at a time"));
+        send(&stream, &add(), &vec![&theirs; count]);
+        assert!(refusal(&answers(&stream, 1)[0]).contains("at most 8"));
         assert_eq!((&stream).read(&mut [0]).unwrap(), 0, "it hangs up");
     }
     send(&stream, b"{", &[&theirs]);
     send(&stream, b"}", &[&theirs]);
-    assert!(refusal(&answers(&stream, 1)[0]).contains("one descriptor at a time"));
+    assert!(refusal(&answers(&stream, 1)[0]).contains("the descriptors of one line at a time"));
     // And one whose client goes away in the middle of a line.
     let gone = bench.connect();
     send(&gone, b"{\"version\":1,", &[&theirs]);

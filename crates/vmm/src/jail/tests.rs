@@ -187,6 +187,15 @@ fn only_vcpus_run_the_guest() {
 }
 
 #[test]
+fn only_the_event_loop_attaches_queues_of_a_tap() {
+    let call = (libc::SYS_ioctl, [BAD_FD, libc::TUNSETQUEUE, 0, 0]);
+    for role in ROLES {
+        let expected = if role == Role::EventLoop { End::Exited(0) } else { KILLED };
+        assert_eq!(after_filter(role, false, Violation::Kill, call), expected, "{role:?}");
+    }
+}
+
+#[test]
 fn logging_lets_calls_through() {
     for role in ROLES {
         let call = (libc::SYS_ptrace, [u64::MAX, 0, 0, 0]);

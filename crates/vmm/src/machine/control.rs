@@ -100,7 +100,7 @@ impl Commands for Controlled {
         &mut self,
         events: &mut EventLoop,
         request: Request,
-        file: Option<OwnedFd>,
+        files: Vec<OwnedFd>,
     ) -> (Outcome, Option<ExitReason>) {
         let name = request.name();
         self.plugs.sweep(events);
@@ -118,7 +118,7 @@ impl Commands for Controlled {
                 self.plugs.unplug(events, &remove.id, remove.force).map(|()| Outcome::done())
             }
             Request::AddDisk(_) | Request::AddPmem(_) | Request::AddShare(_) | Request::AddNet(_) => {
-                self.add(events, request, file).map(|added| Outcome::ok(&added))
+                self.add(events, request, files).map(|added| Outcome::ok(&added))
             }
         };
         (result.unwrap_or_else(|reason| Outcome::Error(format!("{name}: {reason}"))), None)
@@ -175,13 +175,13 @@ impl Controlled {
         &mut self,
         events: &mut EventLoop,
         request: Request,
-        file: Option<OwnedFd>,
+        files: Vec<OwnedFd>,
     ) -> Result<Added, String> {
         let id = request.id().unwrap_or_default().to_string();
         if self.plugs.has(&id) {
             return Err(format!("there is a device {id:?} already"));
         }
-        let mut open = opened::open(request, file)?;
+        let mut open = opened::open(request, files)?;
         let has_window = matches!(open, OpenDevice::Pmem { .. } | OpenDevice::Share { dax: 1.., .. });
         if has_window && self.plugs.pins_memory() {
             return Err(

@@ -85,8 +85,8 @@ pub enum OpenDevice {
     },
     /// A network interface.
     Net {
-        /// The host's end.
-        tap: File,
+        /// The host's end: a descriptor for each pair of queues.
+        taps: Vec<File>,
         /// Its name there.
         name: String,
         /// The guest's address.
@@ -235,10 +235,10 @@ fn one(
         OpenDevice::Console { input, output } => {
             Box::new(Console::new(input, output, None).map_err(failed("console"))?)
         }
-        OpenDevice::Net { tap, name, mac, rx, tx } => {
+        OpenDevice::Net { taps, name, mac, rx, tx } => {
             let label = format!("net {name}");
             let options = NetOptions { name, mac, mtu: None, rx: rx.into(), tx: tx.into() };
-            Box::new(Net::new(tap, &options).map_err(failed(&label))?)
+            Box::new(Net::new(taps, &options).map_err(failed(&label))?)
         }
         OpenDevice::Share { root, proc, tag, readonly, dax } => {
             let window = (dax > 0).then(|| dax_window(workshop, made, dax)).transpose()?;

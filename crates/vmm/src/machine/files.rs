@@ -102,6 +102,18 @@ pub enum FileError {
     /// A network device without its host end.
     #[error("the spec has a network device {0:?}; give its tap with `--tap {0}=fd:N`")]
     MissingTap(String),
+    /// Another number of descriptors than the device has pairs of queues.
+    #[error(
+        "the spec's network device {name:?} has {queues} pairs of queues, and {given} descriptors of its tap were donated; give one for each with `--tap {name}=fd:N:M...`"
+    )]
+    Queues {
+        /// The device.
+        name: String,
+        /// Its pairs.
+        queues: u32,
+        /// Descriptors.
+        given: usize,
+    },
     /// A tap without a device.
     #[error("a tap was donated for network device {0:?}, which the spec does not have")]
     StrayTap(String),
@@ -194,8 +206,8 @@ pub struct Donated {
     pub console: Option<Console>,
     /// The host's end of the agent channel.
     pub agent: Option<OwnedFd>,
-    /// The host's ends of the spec's network devices, by their names.
-    pub taps: BTreeMap<String, OwnedFd>,
+    /// The host's ends of the spec's network devices, by their names: a descriptor for each pair of queues.
+    pub taps: BTreeMap<String, Vec<OwnedFd>>,
     /// Devices that the spec does not know of.
     pub devices: Vec<OpenDevice>,
     /// See [`crate::event_loop::signals::block`].
@@ -251,12 +263,15 @@ fn open_device(device: &Device, donated: &mut Donated) -> Result<OpenDevice, Fil
             Err(FileError::Unknown("virtio-serial port; its agent channel is a vsock device"))
         }
         Device::Share { tag, path, readonly } => share(path, tag, *readonly, 0),
-        Device::Net { name, mac } => {
-            let tap = donated.taps.remove(name).ok_or_else(|| FileError::MissingTap(name.clone()))?;
-            let tap = File::from(tap);
-            tap::prepare(&tap)?;
+        Device::Net { name, mac, queues } => {
+            let taps = donated.taps.remove(name).ok_or_else(|| FileError::MissingTap(name.clone()))?;
+            if taps.len() != *queues as usize {
+                return Err(FileError::Queues { name: name.clone(), queues: *queues, given: taps.len() });
+            }
+            let taps: Vec<_> = taps.into_iter().map(File::from).collect();
+            tap::prepare(&taps)?;
             let unlimited = PerSecond::default();
-            Ok(OpenDevice::Net { tap, name: name.clone(), mac: *mac, rx: unlimited, tx: unlimited })
+            Ok(OpenDevice::Net { taps, name: name.clone(), mac: *mac, rx: unlimited, tx: unlimited })
         }
     }
 }
@@ -325,17 +340,24 @@ pub fn memory(ram: u64, max: u64, options: RamOptions) -> Result<OpenDevice, Fil
     Ok(OpenDevice::Mem { size, options: RamOptions { prefault: false, ..options } })
 }
 
-/// Opens a tap; `rx` may come from it, and `tx` may go out.
+/// Opens a tap, with a descriptor for each of `queues` pairs; `rx` may come from it, and `tx` may go out.
 ///
 /// # Errors
 /// When there is none of that name, or it is in use.
-pub fn net(name: &str, mac: [u8; 6], rx: PerSecond, tx: PerSecond) -> Result<OpenDevice, FileError> {
+pub fn net(
+    name: &str,
+    mac: [u8; 6],
+    queues: usize,
+    rx: PerSecond,
+    tx: PerSecond,
+) -> Result<OpenDevice, FileError> {
     let path = Path::new("/dev/net/tun");
     if !Path::new("/sys/class/net").join(name).exists() {
         return Err(FileError::NoTap(name.to_string()));
     }
-    let tap = tap::attach(open_with("tap driver", path, true)?, name)?;
-    Ok(OpenDevice::Net { tap, name: name.to_string(), mac, rx, tx })
+    let tuns = (0..queues).map(|_| open_with("tap driver", path, true)).collect::<Result<_, _>>()?;
+    let taps = tap::attach(tuns, name)?;
+    Ok(OpenDevice::Net { taps, name: name.to_string(), mac, rx, tx })
 }
 
 /// Binds the socket at which programs ask for connections to the guest.

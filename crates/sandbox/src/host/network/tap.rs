@@ -28,11 +28,24 @@ pub struct Tap {
     pub index: u32,
 }
 
-/// Makes a tap with a virtio header (IFF_VNET_HDR), down; returns it with its descriptor.
+/// Makes a tap with a virtio header (IFF_VNET_HDR), down; returns it with a descriptor for each of its queues, of which there are several
+/// if more than one is asked for (IFF_MULTI_QUEUE).
 ///
 /// # Errors
 /// When there is no tap driver, or it refuses.
-pub fn make(socket: &mut Socket) -> Result<(Tap, File), NetworkError> {
+pub fn make(socket: &mut Socket, queues: u32) -> Result<(Tap, Vec<File>), NetworkError> {
+    let several = if queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
+    let (name, first) = attach(&format!("{NAME}%d"), several)?;
+    let mut files = vec![first];
+    for _ in 1..queues {
+        files.push(attach(&name, several)?.1);
+    }
+    let index = super::scan::index_of(socket, &name)?;
+    Ok((Tap { name, index }, files))
+}
+
+/// Makes a tap, or attaches to one more queue of it; the kernel puts a number in the place of `%d` in its name.
+fn attach(name: &str, flags: libc::c_int) -> Result<(String, File), NetworkError> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -40,19 +53,18 @@ pub fn make(socket: &mut Socket) -> Result<(Tap, File), NetworkError> {
         .map_err(NetworkError::kernel("opening /dev/net/tun (load the module tun if it is missing)"))?;
     // SAFETY: plain data, for which zeros are a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (place, byte) in request.ifr_name.iter_mut().zip(NAME.bytes().chain(*b"%d")) {
+    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *place = byte as libc::c_char;
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | flags;
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one `struct ifreq`.
     if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } < 0 {
         return Err(NetworkError::kernel("making a tap")(io::Error::last_os_error()));
     }
     let name: Vec<u8> =
         request.ifr_name.iter().map(|byte| *byte as u8).take_while(|byte| *byte != 0).collect();
-    let name = String::from_utf8_lossy(&name).into_owned();
-    let index = super::scan::index_of(socket, &name)?;
-    Ok((Tap { name, index }, file))
+    Ok((String::from_utf8_lossy(&name).into_owned(), file))
 }
 
 /// Removes a tap of ours; that there is none is no error.

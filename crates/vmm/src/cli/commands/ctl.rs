@@ -11,7 +11,7 @@ use crate::memory::window::Sharing;
 use crate::virtio::block::request::ID_BYTES;
 use clap::Subcommand;
 use serde_json::Value;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -92,10 +92,13 @@ enum Command {
         #[arg(value_name = "DIR,tag=TAG[,ro][,dax=SIZE]")]
         share: ShareOption,
     },
-    /// Add a network interface on a tap of the host; `rx-` to the guest, `tx-` from it: bytes and packets a second
+    /// Add a network interface on a tap of the host; `queues`: pairs of queues, 1 to 8; `rx-` to the guest, `tx-` from it: bytes and packets
+    /// a second
     AddNet {
         /// The tap
-        #[arg(value_name = "tap=NAME[,mac=ADDRESS][,rx-bps=SIZE][,tx-bps=SIZE][,rx-pps=N][,tx-pps=N]")]
+        #[arg(
+            value_name = "tap=NAME[,mac=ADDRESS][,queues=N][,rx-bps=SIZE][,tx-bps=SIZE][,rx-pps=N][,tx-pps=N]"
+        )]
         net: NetOption,
         /// Its name here [default: the tap's]
         #[arg(long)]
@@ -113,9 +116,9 @@ enum Command {
 
 /// Has it done.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (request, file) = request(&args.command)?;
-    let answer =
-        Client::connect(&args.socket)?.call(&request, file.as_ref().map(std::os::fd::AsFd::as_fd))?;
+    let (request, files) = request(&args.command)?;
+    let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    let answer = Client::connect(&args.socket)?.call(&request, &files)?;
     if args.json {
         println!("{answer}");
     } else {
@@ -125,8 +128,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// The request, and what was opened for it.
-fn request(command: &Command) -> anyhow::Result<(Request, Option<OwnedFd>)> {
-    let alone = |request| Ok((request, None));
+fn request(command: &Command) -> anyhow::Result<(Request, Vec<OwnedFd>)> {
+    let alone = |request| Ok((request, Vec::new()));
     match command {
         Command::State => alone(Request::State),
         Command::Stats => alone(Request::Stats),
@@ -137,8 +140,8 @@ fn request(command: &Command) -> anyhow::Result<(Request, Option<OwnedFd>)> {
         Command::Remove { id, force } => alone(Request::Remove(Remove { id: id.clone(), force: *force })),
         Command::AddDisk { disk, id } => {
             let id = id.clone().unwrap_or_else(|| file_name(&disk.path, ID_BYTES));
-            let file = opened(files::disk(&disk.path, &id, disk.readonly, disk.limits)?);
-            Ok((Request::AddDisk(AddDisk { id, readonly: disk.readonly, limits: disk.limits }), file))
+            let files = opened(files::disk(&disk.path, &id, disk.readonly, disk.limits)?);
+            Ok((Request::AddDisk(AddDisk { id, readonly: disk.readonly, limits: disk.limits }), files))
         }
         Command::AddPmem { pmem, id } => {
             let access = match pmem.sharing {
@@ -147,32 +150,33 @@ fn request(command: &Command) -> anyhow::Result<(Request, Option<OwnedFd>)> {
                 Sharing::CopyOnWrite => Access::Cow,
             };
             let id = id.clone().unwrap_or_else(|| file_name(&pmem.path, usize::MAX));
-            let file = opened(files::pmem(&pmem.path, None, pmem.sharing)?);
-            Ok((Request::AddPmem(AddPmem { id, access }), file))
+            let files = opened(files::pmem(&pmem.path, None, pmem.sharing)?);
+            Ok((Request::AddPmem(AddPmem { id, access }), files))
         }
         Command::AddShare { share } => {
             let (id, dax) = (share.tag.clone(), share.dax_mib << 20);
-            let file = opened(files::share(&share.path, &share.tag, share.readonly, dax)?);
+            let files = opened(files::share(&share.path, &share.tag, share.readonly, dax)?);
             // Without one, a machine in its jail says no, and what to do; another has no need of it.
-            let file = file.map(|plain| jail::own_mount(&plain, share.readonly).unwrap_or(plain));
-            Ok((Request::AddShare(AddShare { id, readonly: share.readonly, dax }), file))
+            let own = |plain| jail::own_mount(&plain, share.readonly).unwrap_or(plain);
+            let files = files.into_iter().map(own).collect();
+            Ok((Request::AddShare(AddShare { id, readonly: share.readonly, dax }), files))
         }
         Command::AddNet { net, id } => {
-            let file = opened(files::net(&net.tap, net.mac, net.rx, net.tx)?);
+            let files = opened(files::net(&net.tap, net.mac, net.queues, net.rx, net.tx)?);
             let id = id.clone().unwrap_or_else(|| net.tap.clone());
-            Ok((Request::AddNet(AddNet { id, mac: net.mac, rx: net.rx, tx: net.tx }), file))
+            let NetOption { mac, queues, rx, tx, .. } = *net;
+            Ok((Request::AddNet(AddNet { id, mac, queues, rx, tx }), files))
         }
     }
 }
 
-/// The descriptor that goes over.
-fn opened(device: OpenDevice) -> Option<OwnedFd> {
+/// The descriptors that go over.
+fn opened(device: OpenDevice) -> Vec<OwnedFd> {
     match device {
-        OpenDevice::Block { file, .. }
-        | OpenDevice::Pmem { file, .. }
-        | OpenDevice::Net { tap: file, .. } => Some(file.into()),
-        OpenDevice::Share { root, .. } => Some(root),
-        _ => None,
+        OpenDevice::Block { file, .. } | OpenDevice::Pmem { file, .. } => vec![file.into()],
+        OpenDevice::Net { taps, .. } => taps.into_iter().map(OwnedFd::from).collect(),
+        OpenDevice::Share { root, .. } => vec![root],
+        _ => Vec::new(),
     }
 }
 
@@ -280,8 +284,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(2 << 20).unwrap();
         let pmem = PmemOption { path: file.path().into(), sharing: Sharing::CopyOnWrite };
-        let (request, file) = request(&Command::AddPmem { pmem, id: Some("p".into()) }).unwrap();
+        let (request, files) = request(&Command::AddPmem { pmem, id: Some("p".into()) }).unwrap();
         assert_eq!(request, Request::AddPmem(AddPmem { id: "p".to_string(), access: Access::Cow }));
-        assert!(file.is_some());
+        assert_eq!(files.len(), 1);
     }
 }

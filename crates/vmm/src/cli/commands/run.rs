@@ -73,8 +73,12 @@ pub struct Args {
     /// does; `dax`: files can be mapped from the host's page cache, as much as SIZE at a time
     #[arg(long, value_name = "DIR,tag=TAG[,ro][,dax=SIZE]")]
     share: Vec<ShareOption>,
-    /// Network interface on a tap of the host; `rx-` to the guest, `tx-` from it: bytes and packets a second
-    #[arg(long, value_name = "tap=NAME[,mac=ADDRESS][,rx-bps=SIZE][,tx-bps=SIZE][,rx-pps=N][,tx-pps=N]")]
+    /// Network interface on a tap of the host; `queues`: pairs of queues, 1 to 8, so that as many CPUs of the guest send and receive at once;
+    /// `rx-` to the guest, `tx-` from it: bytes and packets a second
+    #[arg(
+        long,
+        value_name = "tap=NAME[,mac=ADDRESS][,queues=N][,rx-bps=SIZE][,tx-bps=SIZE][,rx-pps=N][,tx-pps=N]"
+    )]
     net: Vec<NetOption>,
     /// PCI function of the host, such as 0000:01:10.0, that the guest drives itself; it is bound to vfio-pci. All of the guest's memory is
     /// pinned then
@@ -108,8 +112,8 @@ pub struct Args {
     /// Connected socket that the agent's vsock connection leads to
     #[arg(long, value_name = "fd:N", requires = "spec")]
     agent: Option<spec::Fd>,
-    /// Tap of the spec's network device NAME, attached with vnet_hdr
-    #[arg(long, value_name = "NAME=fd:N", requires = "spec")]
+    /// Tap of the spec's network device NAME, attached with vnet_hdr; a descriptor for each of its pairs of queues
+    #[arg(long, value_name = "NAME=fd:N[:M...]", requires = "spec")]
     tap: Vec<spec::Tap>,
     /// Do without the jail: a guest that takes over this program then has all that its user has
     #[arg(long)]
@@ -288,7 +292,7 @@ fn devices(
         devices.push(files::share(&share.path, &share.tag, share.readonly, share.dax_mib << 20)?);
     }
     for net in &args.net {
-        devices.push(files::net(&net.tap, net.mac, net.rx, net.tx)?);
+        devices.push(files::net(&net.tap, net.mac, net.queues, net.rx, net.tx)?);
     }
     if let Some(path) = &args.vsock {
         let (device, name) = files::vsock(path, args.cid)?;

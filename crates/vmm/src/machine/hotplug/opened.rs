@@ -14,12 +14,20 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 
-/// The device that `request` asks for, on `file`.
+/// The device that `request` asks for, on `files`: one, or for a network one for each pair of queues.
 ///
 /// # Errors
 /// Why that cannot be, in words.
-pub fn open(request: Request, file: Option<OwnedFd>) -> Result<OpenDevice, String> {
-    let file = File::from(file.ok_or("the opened file is missing")?);
+pub fn open(request: Request, files: Vec<OwnedFd>) -> Result<OpenDevice, String> {
+    let mut files: Vec<_> = files.into_iter().map(File::from).collect();
+    if let Request::AddNet(net) = request {
+        if net.mac[0] & 1 == 1 {
+            return Err("the hardware address is a group's, not an interface's".to_string());
+        }
+        tap::prepare(&files).map_err(|e| format!("{e}; what was opened is no such tap"))?;
+        return Ok(OpenDevice::Net { taps: files, name: net.id, mac: net.mac, rx: net.rx, tx: net.tx });
+    }
+    let file = files.pop().ok_or("the opened file is missing")?;
     let meta = file.metadata().map_err(|e| format!("looking at the file: {e}"))?;
     match request {
         Request::AddDisk(disk) => {
@@ -63,13 +71,6 @@ pub fn open(request: Request, file: Option<OwnedFd>) -> Result<OpenDevice, Strin
                 dax: share.dax,
             })
         }
-        Request::AddNet(net) => {
-            if net.mac[0] & 1 == 1 {
-                return Err("the hardware address is a group's, not an interface's".to_string());
-            }
-            tap::prepare(&file).map_err(|e| format!("{e}; what was opened is no tap"))?;
-            Ok(OpenDevice::Net { tap: file, name: net.id, mac: net.mac, rx: net.rx, tx: net.tx })
-        }
         other => Err(format!("{} adds nothing", other.name())),
     }
 }
@@ -109,7 +110,7 @@ mod tests {
     use crate::virtio::rate_limit::PerSecond;
 
     fn refused(request: Request, file: impl Into<OwnedFd>) -> String {
-        open(request, Some(file.into())).map(|_| ()).unwrap_err()
+        open(request, vec![file.into()]).map(|_| ()).unwrap_err()
     }
 
     #[test]
@@ -128,6 +129,7 @@ mod tests {
             Request::AddNet(AddNet {
                 id: id(),
                 mac: [first, 0, 0, 0, 0, 1],
+                queues: 1,
                 rx: PerSecond::default(),
                 tx: PerSecond::default(),
             })
@@ -137,10 +139,10 @@ mod tests {
         assert!(refused(pmem, file()).contains("multiple of 2 MiB"));
         assert!(refused(share(0), file()).contains("no directory"));
         assert!(refused(share(4096), directory()).contains("multiple of 2 MiB"));
-        assert!(refused(net(2), file()).contains("no tap"));
+        assert!(refused(net(2), file()).contains("no such tap"));
         assert!(refused(net(1), file()).contains("a group's"));
-        assert!(open(disk(id()), Some(file().into())).is_ok());
-        assert!(open(share(2 << 20), Some(directory().into())).is_ok());
-        assert!(open(disk(id()), None).is_err());
+        assert!(open(disk(id()), vec![file().into()]).is_ok());
+        assert!(open(share(2 << 20), vec![directory().into()]).is_ok());
+        assert!(open(disk(id()), Vec::new()).is_err());
     }
 }

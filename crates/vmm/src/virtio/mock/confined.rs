@@ -59,6 +59,11 @@ fn readable(kind: Kind) -> BoxedStrategy<Vec<u8>> {
             .boxed(),
         Kind::Pmem => (0..2_u32).prop_map(|kind| kind.to_le_bytes().to_vec()).boxed(),
         Kind::Net => bytes(1000).prop_map(|data| [[0; 12].as_slice(), &data].concat()).boxed(),
+        Kind::NetQueues => {
+            let command = (0..3_u8, 0..5_u8).prop_map(|(command, count)| vec![4, command, count, 0]);
+            let packet = bytes(1000).prop_map(|data| [[0; 12].as_slice(), &data].concat());
+            prop_oneof![command, packet].boxed()
+        }
         Kind::Console | Kind::Rng => bytes(100).boxed(),
     };
     prop_oneof![5 => sensible, 1 => bytes(200)].boxed()
@@ -66,7 +71,7 @@ fn readable(kind: Kind) -> BoxedStrategy<Vec<u8>> {
 
 fn request(kind: Kind) -> impl Strategy<Value = Request> {
     let room = prop_oneof![4 => 0..700_u32, 1 => Just(1), 1 => Just(512), 1 => Just(5000)];
-    (0..5_usize, readable(kind), 0..64_usize, prop::collection::vec(room, 0..4))
+    (0..7_usize, readable(kind), 0..64_usize, prop::collection::vec(room, 0..4))
         .prop_map(|(queue, readable, cut, rooms)| Request { queue, readable, cut, rooms })
 }
 

@@ -45,10 +45,12 @@ pub enum Kind {
     Rng,
     /// [`crate::virtio::vsock`]
     Vsock,
+    /// [`crate::virtio::net`] with several pairs of queues.
+    NetQueues,
 }
 
 /// All of them.
-pub const KINDS: [Kind; 9] = [
+pub const KINDS: [Kind; 10] = [
     Kind::Balloon,
     Kind::Block,
     Kind::Console,
@@ -58,6 +60,7 @@ pub const KINDS: [Kind; 9] = [
     Kind::Pmem,
     Kind::Rng,
     Kind::Vsock,
+    Kind::NetQueues,
 ];
 
 /// Bytes of the disk.
@@ -65,6 +68,9 @@ pub const DISK_SIZE: u64 = 128 << 10;
 
 /// RAM that the balloon takes back from the guest: the upper half of it.
 pub const BALLOON_START: u64 = RAM_SIZE / 2;
+
+/// Pairs of queues of [`Kind::NetQueues`].
+pub const NET_PAIRS: usize = 3;
 
 /// Most bytes of virtio-mem that the guest may plug.
 const REQUESTED: u64 = WINDOW_SIZE / 2;
@@ -134,19 +140,25 @@ pub fn bench(kind: Kind, directory: &Path) -> anyhow::Result<Bench> {
             Bench { device: Box::new(device), host: Box::new(host) }
         }
         Kind::Net => {
-            // Keeps packets apart, as a tap does.
-            let (tap, wire) = UnixDatagram::pair()?;
-            tap.set_nonblocking(true)?;
-            wire.set_nonblocking(true)?;
+            let (tap, mut wire) = datagrams()?;
             let options =
                 NetOptions { name: "eth0".into(), mac: [2, 0, 0, 0, 0, 1], ..NetOptions::default() };
-            let mut device = Net::new(File::from(OwnedFd::from(tap)), &options)?;
+            let mut device = Net::new(vec![tap], &options)?;
             device.set_offload = |_, _| Ok(());
-            let host = move |bytes: &[u8]| {
-                while wire.recv(&mut [0; 16]).is_ok() {}
-                let _ = wire.send(bytes);
-            };
-            Bench { device: Box::new(device), host: Box::new(host) }
+            Bench { device: Box::new(device), host: Box::new(move |bytes| wire(bytes)) }
+        }
+        Kind::NetQueues => {
+            let ends = (0..NET_PAIRS).map(|_| datagrams()).collect::<anyhow::Result<Vec<_>>>()?;
+            let (taps, mut wires): (Vec<_>, Vec<_>) = ends.into_iter().unzip();
+            let options =
+                NetOptions { name: "eth0".into(), mac: [2, 0, 0, 0, 0, 1], ..NetOptions::default() };
+            let mut device = Net::new(taps, &options)?;
+            device.set_offload = |_, _| Ok(());
+            device.set_queue = |_, _| Ok(());
+            Bench {
+                device: Box::new(device),
+                host: Box::new(move |bytes| wires.iter_mut().for_each(|wire| wire(bytes))),
+            }
         }
         Kind::Pmem => {
             let flush = Flush::File(memory_file(4096)?);
@@ -174,6 +186,18 @@ fn sockets() -> anyhow::Result<(File, File)> {
     near.set_nonblocking(true)?;
     far.set_nonblocking(true)?;
     Ok((File::from(OwnedFd::from(near)), File::from(OwnedFd::from(far))))
+}
+
+/// A socket that keeps packets apart as a tap does, and its other end.
+fn datagrams() -> anyhow::Result<(File, HostEnd)> {
+    let (tap, wire) = UnixDatagram::pair()?;
+    tap.set_nonblocking(true)?;
+    wire.set_nonblocking(true)?;
+    let host = move |bytes: &[u8]| {
+        while wire.recv(&mut [0; 16]).is_ok() {}
+        let _ = wire.send(bytes);
+    };
+    Ok((File::from(OwnedFd::from(tap)), Box::new(host)))
 }
 
 fn stream(mut far: File) -> HostEnd {

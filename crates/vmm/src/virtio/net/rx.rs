@@ -38,7 +38,6 @@ struct Held {
 
 /// The receiving side.
 pub struct Receive {
-    pub(super) limiter: Limiter,
     counters: Arc<Counters>,
     mergeable: bool,
     spare: VecDeque<Chain>,
@@ -49,11 +48,11 @@ pub struct Receive {
 }
 
 impl Receive {
-    /// Receives within the limits of `limiter`.
-    pub fn new(limiter: Limiter, counters: Arc<Counters>) -> Self {
+    /// Receives nothing yet.
+    pub fn new(counters: Arc<Counters>) -> Self {
         let overflow = vec![0; MAX_PACKET];
         let (spare, held) = (VecDeque::new(), None);
-        Self { limiter, counters, mergeable: false, spare, room: 0, pieces: 0, overflow, held }
+        Self { counters, mergeable: false, spare, room: 0, pieces: 0, overflow, held }
     }
 
     /// Begins afresh; `mergeable` is whether a packet may take several buffers.
@@ -63,9 +62,16 @@ impl Receive {
         (self.room, self.pieces, self.held) = (0, 0, None);
     }
 
-    /// Whether a packet could be taken now.
+    /// Forgets a packet that waits for buffers: the driver wants no more of them here.
+    pub fn drop_held(&mut self) {
+        if self.held.take().is_some() {
+            add(&self.counters.errors, 1);
+        }
+    }
+
+    /// Whether a packet could be taken now, if the limit allows it.
     pub fn wants_tap(&self) -> bool {
-        !self.spare.is_empty() && self.held.is_none() && !self.limiter.is_armed()
+        !self.spare.is_empty() && self.held.is_none()
     }
 
     /// Takes packets from the tap until it is empty, the guest has no more buffers or the limit is reached.
@@ -76,6 +82,7 @@ impl Receive {
         &mut self,
         ring: &mut Ring,
         tap: BorrowedFd<'_>,
+        limiter: &mut Limiter,
         health: &mut Health,
     ) -> Result<(), DeviceError> {
         let mut left = BUDGET;
@@ -87,7 +94,7 @@ impl Receive {
                 left -= 1;
                 continue;
             }
-            if !self.limiter.ready() {
+            if !limiter.ready() {
                 add(&self.counters.throttled, 1);
                 break;
             }
@@ -99,7 +106,7 @@ impl Receive {
             match self.receive(ring, tap) {
                 Ok(len) => {
                     health.good();
-                    self.limiter.charge(len);
+                    limiter.charge(len);
                     self.deliver(ring, len)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,

@@ -11,7 +11,7 @@ fn net_with(options: &NetOptions) -> (Net, UnixDatagram) {
     let (tap, wire) = UnixDatagram::pair().unwrap();
     tap.set_nonblocking(true).unwrap();
     wire.set_nonblocking(true).unwrap();
-    let mut device = Net::new(File::from(OwnedFd::from(tap)), options).unwrap();
+    let mut device = Net::new(vec![File::from(OwnedFd::from(tap))], options).unwrap();
     device.set_offload = |_, _| Ok(());
     (device, wire)
 }
@@ -81,7 +81,7 @@ fn packets_that_are_none_are_dropped_and_given_back() {
     driver.add(1, &[(WINDOW, 100, true)]);
     driver.kick(&mut device, 1).unwrap();
     assert_eq!(driver.used(1).len(), 4);
-    assert!(wire.recv(&mut [0; 100]).is_err() && !device.health.dead);
+    assert!(wire.recv(&mut [0; 100]).is_err() && !device.common.health.dead);
 }
 
 #[test]
@@ -228,10 +228,10 @@ fn the_address_and_size_are_told() {
 #[test]
 fn names_that_are_none_are_refused() {
     for name in ["", "a-name-of-16-byt", "nul\0"] {
-        let error = tap::attach(File::open("/dev/null").unwrap(), name).unwrap_err();
+        let error = tap::attach(vec![File::open("/dev/null").unwrap()], name).unwrap_err();
         assert!(matches!(error, tap::TapError::Name(_)), "{error}");
     }
-    let error = tap::attach(File::open("/dev/null").unwrap(), "tap0").unwrap_err();
+    let error = tap::attach(vec![File::open("/dev/null").unwrap()], "tap0").unwrap_err();
     assert!(error.to_string().contains("ip tuntap add"), "{error}");
 }
 
@@ -241,7 +241,7 @@ fn names_that_are_none_are_refused() {
 fn a_real_tap_takes_and_gives_packets() {
     let tun = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
     let name = format!("cctest{}", std::process::id() % 100_000);
-    let tap = tap::attach(tun, &name).unwrap();
+    let tap = tap::attach(vec![tun], &name).unwrap();
     let run = |arguments: &[&str]| {
         assert!(std::process::Command::new("ip").args(arguments).status().unwrap().success())
     };

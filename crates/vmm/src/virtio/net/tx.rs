@@ -12,15 +12,14 @@ use std::sync::Arc;
 
 /// The sending side.
 pub struct Transmit {
-    pub(super) limiter: Limiter,
     counters: Arc<Counters>,
     full: bool,
 }
 
 impl Transmit {
-    /// Sends within the limits of `limiter`.
-    pub fn new(limiter: Limiter, counters: Arc<Counters>) -> Self {
-        Self { limiter, counters, full: false }
+    /// Sends nothing yet.
+    pub fn new(counters: Arc<Counters>) -> Self {
+        Self { counters, full: false }
     }
 
     /// Whether a packet waits for the tap to be writable.
@@ -41,11 +40,12 @@ impl Transmit {
         &mut self,
         ring: &mut Ring,
         tap: BorrowedFd<'_>,
+        limiter: &mut Limiter,
         health: &mut Health,
     ) -> Result<(), DeviceError> {
         let mut left = BUDGET;
         while left > 0 && !self.full && !health.dead {
-            if !self.limiter.ready() {
+            if !limiter.ready() {
                 add(&self.counters.throttled, 1);
                 break;
             }
@@ -59,7 +59,7 @@ impl Transmit {
             match send(ring, &chain, tap) {
                 Ok(()) => {
                     health.good();
-                    self.limiter.charge(chain.readable.len());
+                    limiter.charge(chain.readable.len());
                     add(&self.counters.requests, 1);
                     add(&self.counters.bytes_from_guest, chain.readable.len() - HEADER as u64);
                 }
@@ -75,7 +75,7 @@ impl Transmit {
                     {
                         health.bad(&error);
                     }
-                    self.limiter.charge(HEADER as u64);
+                    limiter.charge(HEADER as u64);
                     add(&self.counters.errors, 1);
                 }
             }
@@ -89,7 +89,7 @@ impl Transmit {
 }
 
 impl Transmit {
-    /// Drops what the guest has: there is no tap any more.
+    /// Drops what the guest has: there is no tap any more, or this queue is not in use.
     ///
     /// # Errors
     /// When the ring is broken.

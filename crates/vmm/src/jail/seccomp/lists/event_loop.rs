@@ -8,7 +8,15 @@ pub const CALLS: &[Call] = &[
     any(libc::SYS_epoll_wait),
     any(libc::SYS_epoll_pwait),
     // The terminal as it was before.
-    when(libc::SYS_ioctl, &[&[Is(1, libc::TCSETS2 as u32)], &[Is(1, libc::TCSETS as u32)]]),
+    when(
+        libc::SYS_ioctl,
+        &[
+            &[Is(1, libc::TCSETS2 as u32)],
+            &[Is(1, libc::TCSETS as u32)],
+            // net: which queues of the tap get frames. A tap with one queue refuses it.
+            &[Is(1, libc::TUNSETQUEUE as u32)],
+        ],
+    ),
 ];
 
 /// SIGRTMIN, with which vCPUs are stopped: the first that glibc leaves to programs (signal(7)).
