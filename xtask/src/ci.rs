@@ -159,11 +159,11 @@ fn check_scripts(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Builds both kinds of mini-OS, and the lab's kernel, into the system's store, where they are found again the next time.
+/// Builds both kinds of mini-OS, and the lab's kernel, which is one that drives virtual functions too, into the system's store, where they are found again the next time.
 fn build_mini_os(root: &Path) -> Result<()> {
     let program = root.join("target/release/clear-mini-os");
     let tested = ["--kernel", "source", "--profile", TESTED_PROFILE];
-    let lab = ["--name", "lab-debian", "--manifest", "xtask/lab-debian.toml"];
+    let lab = ["--kernel", "source", "--profile", WITH_ADAPTERS];
     for words in [["--kernel", "debian"].as_slice(), &tested, &lab] {
         let mut command = Command::new(&program);
         command.arg("build").args(words).current_dir(root);
@@ -214,28 +214,42 @@ const MACHINES: [&str; 6] = [
     "backend=qemu,chassis=q35,root=disk",
 ];
 
-/// Some of the same tests on every kind of machine; then those of clear-vmm alone.
+/// Some of the same tests on every kind of machine; then those of clear-vmm alone; then those that need an adapter to pass.
 fn end_to_end_in_lab(root: &Path) -> Result<()> {
     for machine in MACHINES {
         println!("\non {}:", if machine.is_empty() { "clear-vmm" } else { machine });
-        in_lab(root, "end_to_end", &IN_LAB, machine)?;
+        in_lab(root, "end_to_end", &IN_LAB, machine, &[], TESTED_PROFILE)?;
     }
-    in_lab(root, "machines", &[], "")
+    in_lab(root, "machines", &[], "", &[], TESTED_PROFILE)?;
+    println!("\nwith virtual functions of a network adapter:");
+    in_lab(root, "sriov", &[], "", &["--sriov"], WITH_ADAPTERS)
 }
+
+/// The mini-OS whose kernel has the driver of the lab's virtual functions: the lab's own.
+const WITH_ADAPTERS: &str = "lab-host";
 
 /// Seconds for one test program in the lab; on two idle cores they take half a minute, and one and a half.
 const LAB_TIME: &str = "600";
 
 /// Runs tests of a test program one after another in one boot of the lab; without names all. When the lab itself fails, which is not the
 /// tests' fault (docs/adr/0008-one-cpu-in-the-lab.md), they run once more in another.
-fn in_lab(root: &Path, tests: &str, names: &[&str], machine: &str) -> Result<()> {
+fn in_lab(
+    root: &Path,
+    tests: &str,
+    names: &[&str],
+    machine: &str,
+    options: &[&str],
+    mini_os: &str,
+) -> Result<()> {
     let program = std::env::current_exe().context("finding this program")?;
     let mut command = Command::new(program);
     command
-        .args(["lab", "--cpus", "1", "--memory", "4096", "--timeout", LAB_TIME, "--"])
+        .args(["lab", "--cpus", "1", "--memory", "4096", "--timeout", LAB_TIME])
+        .args(options)
+        .arg("--")
         .arg(test_program(root, tests)?);
     command.args(["--test-threads", "1"]).args(names);
-    command.env("CLEAR_TEST_MINI_OS", TESTED_PROFILE);
+    command.env("CLEAR_TEST_MINI_OS", mini_os);
     command.env("CLEAR_TEST_PROGRAMS", root.join("target/release")).current_dir(root.join("vm_tests"));
     command.env("CLEAR_TEST_MACHINE", machine);
     let doing = format!("the tests of {tests} in the lab");

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 /// An interface of the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
-    /// Address that the VMM gave to the device, by which the guest finds it.
+    /// Address that the VMM gave to the device, by which the guest finds it; or [`address_of_slot`] of a device with an address of its own.
     pub device: [u8; 6],
     /// For example `eth0`; at most 15 bytes.
     pub name: String,
@@ -22,6 +22,22 @@ pub struct Interface {
     pub routes: Vec<Route>,
     /// Neighbours that are known for ever.
     pub neighbours: Vec<Neighbour>,
+}
+
+/// What addresses that stand for places begin with: locally administered, and none that a VMM gives to a device.
+const SLOT: [u8; 5] = [0x02, 0xc1, 0xea, 0x01, 0x00];
+
+/// Stands for the device at place `slot` of the machine's first PCI bus, a function of the host: the VMM gives it no address, and what it
+/// has may be random.
+pub fn address_of_slot(slot: u8) -> [u8; 6] {
+    let [a, b, c, d, e] = SLOT;
+    [a, b, c, d, e, slot]
+}
+
+/// The place that an address stands for, if it stands for one.
+pub fn slot_of(address: [u8; 6]) -> Option<u8> {
+    let [rest @ .., slot] = address;
+    (rest == SLOT).then_some(slot)
 }
 
 /// An address of an interface.
@@ -77,4 +93,15 @@ pub struct Neighbour {
     pub mac: [u8; 6],
     /// NTF_*
     pub flags: u8,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_stands_for_a_place_or_for_none() {
+        assert_eq!(slot_of(address_of_slot(0x1e)), Some(0x1e));
+        assert_eq!(slot_of([0x02, 0xc1, 0xea, 0x00, 0x00, 0x10]), None);
+    }
 }

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 
 /// A VMM's process. It is killed and reaped when this is dropped.
@@ -87,10 +87,32 @@ pub fn check_files(spec: &MachineSpec) -> Result<(), BootError> {
             Device::Block { path, readonly, .. } => opens("disk", path, !readonly)?,
             Device::Pmem { path, .. } => readable("image", path)?,
             Device::Share { path, .. } => readable("shared directory", path)?,
+            Device::Vfio { host, .. } => opens("PCI function", &vfio_group(host)?, true)?,
             Device::AgentChannel { .. } | Device::Vsock { .. } | Device::Net { .. } => {}
         }
     }
     Ok(())
+}
+
+/// The file of a function's IOMMU group.
+fn vfio_group(host: &str) -> Result<PathBuf, BootError> {
+    let link = Path::new("/sys/bus/pci/devices").join(host).join("iommu_group");
+    let group =
+        link.read_link().map_err(|source| BootError::File { what: "IOMMU group", path: link, source })?;
+    Ok(Path::new("/dev/vfio").join(group.file_name().unwrap_or_default()))
+}
+
+/// What a VMM needs besides RAM and images that functions of the host can reach: a board's firmware and frame buffers.
+const LOCKED_BESIDES: u64 = 64 << 20;
+
+/// Bytes that a VMM has to lock: functions of the host may reach all of the guest's memory at any time. `None` without such functions.
+pub fn locked_memory(spec: &MachineSpec) -> Option<u64> {
+    let images = spec.devices.iter().filter_map(|device| match device {
+        Device::Pmem { size, .. } => Some(*size),
+        _ => None,
+    });
+    let passes = spec.devices.iter().any(|device| matches!(device, Device::Vfio { .. }));
+    passes.then(|| (spec.memory_mib << 20).saturating_add(images.sum()).saturating_add(LOCKED_BESIDES))
 }
 
 /// Those paths of the spec's disks that are block devices.

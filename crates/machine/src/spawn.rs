@@ -18,13 +18,22 @@ pub const JAIL_CAPABILITIES: u64 = 1 << 8 | 1 << 21;
 /// Highest capability a kernel may know; dropping one it does not know is harmless.
 const LAST_CAPABILITY: i32 = 63;
 
-/// Starts `program` with `args` and at most these capabilities; `donated` keep their numbers in it.
+/// What a VMM may do.
+#[derive(Debug, Clone, Copy)]
+pub struct Rights {
+    /// Capabilities that it has at most.
+    pub capabilities: u64,
+    /// Bytes that it may lock, if it has to lock any.
+    pub locked: Option<u64>,
+}
+
+/// Starts `program` with `args` and these rights; `donated` keep their numbers in it.
 pub fn spawn(
     program: &Path,
     args: &[String],
     donated: &[BorrowedFd<'_>],
     log: BorrowedFd<'_>,
-    capabilities: u64,
+    rights: Rights,
 ) -> io::Result<Child> {
     let keep: Vec<i32> = donated.iter().map(AsRawFd::as_raw_fd).collect();
     // SAFETY: getpid(2) has no preconditions.
@@ -46,7 +55,11 @@ pub fn spawn(
             for fd in &keep {
                 check(libc::fcntl(*fd, libc::F_SETFD, 0))?;
             }
-            drop_privileges(capabilities)
+            if let Some(locked) = rights.locked {
+                let limit = libc::rlimit { rlim_cur: locked, rlim_max: locked };
+                check(libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit))?;
+            }
+            drop_privileges(rights.capabilities)
         });
     }
     command.spawn()

@@ -143,6 +143,29 @@ pub enum Device {
         #[serde(default = "one", skip_serializing_if = "is_one")]
         queues: u32,
     },
+    /// A PCI function of the host that is bound to vfio-pci: the machine drives it itself.
+    Vfio {
+        /// Address on the host, for example `0000:01:10.0`.
+        host: String,
+        /// Place on the machine's first bus, in [`VFIO_SLOTS`]: the guest finds it at `0000:00:<slot>.0`.
+        slot: u8,
+    },
+}
+
+/// Places of functions of the host: above those that other devices get, which are counted from 1.
+pub const VFIO_SLOTS: std::ops::RangeInclusive<u8> = 0x10..=0x1e;
+
+/// Whether `text` is the address of a PCI function: `DDDD:BB:DD.F`, hexadecimal.
+pub fn is_pci_address(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let separators = [(4, b':'), (7, b':'), (10, b'.')];
+    bytes.len() == 12
+        && bytes.iter().enumerate().all(|(at, byte)| {
+            match separators.iter().find(|(place, _)| *place == at) {
+                Some((_, separator)) => byte == separator,
+                None => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+            }
+        })
 }
 
 fn one() -> u32 {
@@ -191,6 +214,17 @@ pub enum SpecError {
     /// network device {0:?} has no address of a single interface
     #[error("network device {0:?} has no address of a single interface")]
     Mac(String),
+    /// chassis microvm has no PCI, by which functions of the host are passed; use q35
+    #[error(
+        "chassis microvm has no PCI, by which functions of the host are passed; use q35 (machine.chassis = \"q35\")"
+    )]
+    VfioOnMicrovm,
+    /// {0:?} is not the address of a PCI function, such as 0000:01:10.0
+    #[error("{0:?} is not the address of a PCI function, such as 0000:01:10.0")]
+    PciAddress(String),
+    /// a function of the host has place {0:#x}, which is another's
+    #[error("a function of the host has place {0:#x}; each has one of its own, 0x10 to 0x1e")]
+    VfioSlot(u8),
     /// network device {0:?} has {1} pairs of queues; 1 to 8 are possible
     #[error("network device {0:?} has {1} pairs of queues; 1 to {MAX_QUEUES} are possible")]
     Queues(String, u32),
@@ -207,7 +241,7 @@ impl Device {
             Device::Block { serial, .. } => Some(serial),
             Device::Share { tag, .. } => Some(tag),
             Device::Net { name, .. } => Some(name),
-            Device::Pmem { .. } | Device::Vsock { .. } => None,
+            Device::Pmem { .. } | Device::Vsock { .. } | Device::Vfio { .. } => None,
         }
     }
 }
@@ -249,6 +283,7 @@ impl MachineSpec {
         if self.chassis == Chassis::Microvm && self.devices.len() > MAX_MICROVM_DEVICES {
             return Err(SpecError::TooMany(self.devices.len()));
         }
+        self.validate_functions()?;
         let mut names = std::collections::BTreeSet::new();
         for device in &self.devices {
             if let Some(name) = device.name() {
@@ -275,6 +310,23 @@ impl MachineSpec {
                 if *size == 0 || size % (2 << 20) != 0 {
                     return Err(SpecError::PmemSize(*size));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_functions(&self) -> Result<(), SpecError> {
+        let mut taken = std::collections::BTreeSet::new();
+        for device in &self.devices {
+            let Device::Vfio { host, slot } = device else { continue };
+            if self.chassis == Chassis::Microvm {
+                return Err(SpecError::VfioOnMicrovm);
+            }
+            if !is_pci_address(host) {
+                return Err(SpecError::PciAddress(host.clone()));
+            }
+            if !VFIO_SLOTS.contains(slot) || !taken.insert(slot) {
+                return Err(SpecError::VfioSlot(*slot));
             }
         }
         Ok(())
@@ -356,5 +408,26 @@ mod tests {
         assert_eq!(with(many), SpecError::TooMany(9));
         let pmem = |s: &mut MachineSpec| s.devices = vec![Device::Pmem { path: "/p".into(), size: 2 << 20 }];
         assert_eq!(with(pmem), SpecError::PmemOnMicrovm);
+    }
+
+    #[test]
+    fn functions_of_the_host_have_an_address_and_a_place_of_their_own() {
+        let with = |chassis, functions: &[(&str, u8)]| {
+            let function = |(host, slot): &(&str, u8)| Device::Vfio { host: host.to_string(), slot: *slot };
+            MachineSpec { chassis, devices: functions.iter().map(function).collect(), ..spec() }.validate()
+        };
+        let q35 = Chassis::Q35;
+        assert_eq!(with(q35, &[("0000:01:10.0", 0x10), ("0000:01:10.2", 0x1e)]), Ok(()));
+        assert_eq!(with(Chassis::Microvm, &[("0000:01:10.0", 0x10)]), Err(SpecError::VfioOnMicrovm));
+        for slot in [0, 0x0f, 0x1f] {
+            assert_eq!(with(q35, &[("0000:01:10.0", slot)]), Err(SpecError::VfioSlot(slot)));
+        }
+        let twice = [("0000:01:10.0", 0x10), ("0000:01:10.2", 0x10)];
+        assert_eq!(with(q35, &twice), Err(SpecError::VfioSlot(0x10)));
+        for bad in
+            ["", "01:10.0", "0000:01:10.0,x-no-mmap=on", "0000:01:10/0", "0000:01:1g.0", "0000:01:10.0 "]
+        {
+            assert_eq!(with(q35, &[(bad, 0x10)]), Err(SpecError::PciAddress(bad.into())), "{bad}");
+        }
     }
 }

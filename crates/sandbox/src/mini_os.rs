@@ -130,9 +130,11 @@ fn read(store: &Path, name: &str) -> Result<MiniOs, MiniOsError> {
 pub fn verify(mini_os: &MiniOs, machine: &MachineSpec) -> Result<(), MiniOsError> {
     let devices = machine.devices.iter().filter_map(|device| match device {
         Device::Block { path, .. } | Device::Pmem { path, .. } => Some(path),
-        Device::AgentChannel { .. } | Device::Vsock { .. } | Device::Share { .. } | Device::Net { .. } => {
-            None
-        }
+        Device::AgentChannel { .. }
+        | Device::Vsock { .. }
+        | Device::Share { .. }
+        | Device::Net { .. }
+        | Device::Vfio { .. } => None,
     });
     let booted: Vec<&PathBuf> =
         devices.chain([&machine.kernel.path]).chain(machine.kernel.initramfs.as_ref()).collect();

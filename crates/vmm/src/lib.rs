@@ -23,5 +23,6 @@ pub mod memory;
 pub mod pci;
 pub mod plain_text;
 pub mod vcpu;
+pub mod vfio;
 pub mod vhost_user;
 pub mod virtio;

@@ -53,7 +53,7 @@ pub struct Arguments {
     /// CPUs of the emulated machine; with more than one, a guest in there is lost now and then (docs/adr/0008-one-cpu-in-the-lab.md)
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     cpus: u32,
-    /// Memory of the emulated machine in MiB
+    /// Memory of the emulated machine in MiB; with --sriov at most 2048
     #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(256..))]
     memory: u32,
     /// Directory of this machine that the command may change, at the same path; may be given several times
@@ -107,6 +107,9 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<ExitCode> {
         let code = direct::run(&arguments.command, time);
         direct::sweep();
         return code.map(ExitCode::from);
+    }
+    if arguments.sriov && arguments.memory > machine::MAX_SRIOV_MIB {
+        eprintln!("lab: with --sriov the machine has {} MiB of memory", machine::MAX_SRIOV_MIB);
     }
     let shares = shares(&arguments.share)?;
     let program = std::env::current_exe().context("finding this program, which is the lab's first")?;

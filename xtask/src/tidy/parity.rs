@@ -17,7 +17,7 @@ pub fn check(tree: &Tree) -> Vec<Complaint> {
     rows.filter_map(complaint).collect()
 }
 
-/// `file::test` of the end-to-end tests, `engines::file::test`, or `conformance::set`.
+/// `file::test` of the end-to-end tests, `engines::file::test`, `sriov::file::test`, or `conformance::set`.
 fn exists(tree: &Tree, name: &str) -> bool {
     let has = |path: String, text: String| tree.file(&path).is_some_and(|file| file.text.contains(&text));
     match name.split("::").collect::<Vec<_>>()[..] {
@@ -26,6 +26,7 @@ fn exists(tree: &Tree, name: &str) -> bool {
             has(format!("vm_tests/tests/engines/{directory}{file}.rs"), format!("fn {test}(engine: &Engine)"))
                 || has(format!("vm_tests/tests/engines/{directory}{file}.rs"), format!("fn {test}(_: &Engine)"))
         }),
+        ["sriov", file, test] => has(format!("vm_tests/tests/sriov/{file}.rs"), format!("fn {test}()")),
         [file, test] => has(format!("vm_tests/tests/end_to_end/{file}.rs"), format!("fn {test}()")),
         _ => false,
     }
@@ -38,9 +39,13 @@ mod tests {
 
     #[test]
     fn a_line_without_its_test_is_found() {
-        let page = "| behaviour | `cor` | test |\n|---|---|---|\n| a | same | `run::is_there` |\n| b | same | `run::is_not` |\n| c | same | |\n";
-        let (_directory, tree) =
-            tree_of(&[(PAGE, page), ("vm_tests/tests/end_to_end/run.rs", "#[test]\nfn is_there() {}\n")]);
+        let page = "| behaviour | `cor` | test |\n|---|---|---|\n| a | same | `run::is_there` |\n| b | same | `run::is_not` |\n| c | same | |\n| d | same | `sriov::a::is_there` |\n";
+        let test = "#[test]\nfn is_there() {}\n";
+        let (_directory, tree) = tree_of(&[
+            (PAGE, page),
+            ("vm_tests/tests/end_to_end/run.rs", test),
+            ("vm_tests/tests/sriov/a.rs", test),
+        ]);
         let lines: Vec<_> = check(&tree).iter().map(|complaint| complaint.line).collect();
         assert_eq!(lines, [4, 5]);
     }

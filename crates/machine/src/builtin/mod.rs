@@ -9,6 +9,7 @@ mod args;
 mod control;
 
 use crate::process::VmmProcess;
+use crate::spawn::Rights;
 use crate::{BootError, DonatedFds, ExitReason, LinkEndpoint, Machine, Pause, Vmm, process, spawn};
 use machine_spec::{Device, MachineSpec};
 use rustix::fs::MemfdFlags;
@@ -55,9 +56,9 @@ impl Vmm for ClearVmm {
         donated.extend(taps.iter().flat_map(|(_, tap)| *tap).map(OwnedFd::as_fd));
         let shares = spec.devices.iter().any(|d| matches!(d, Device::Share { .. }));
         let capabilities = spawn::JAIL_CAPABILITIES | if shares { spawn::SHARE_CAPABILITIES } else { 0 };
-        let child =
-            spawn::spawn(&self.program, &args::args(&numbers), &donated, fds.log.as_fd(), capabilities)
-                .map_err(|source| BootError::Spawn { program: self.program.clone(), source })?;
+        let rights = Rights { capabilities, locked: process::locked_memory(spec) };
+        let child = spawn::spawn(&self.program, &args::args(&numbers), &donated, fds.log.as_fd(), rights)
+            .map_err(|source| BootError::Spawn { program: self.program.clone(), source })?;
         let process = VmmProcess::new(child)?;
         Ok(Box::new(ClearMachine { process, link: Some(link), control: control::Control::new(control) }))
     }

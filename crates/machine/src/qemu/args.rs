@@ -53,7 +53,10 @@ pub fn args(spec: &MachineSpec, given: Given<'_>) -> Vec<String> {
         args.add("-chardev", format!("socket,id=console,fd={}", given.console));
         args.add("-serial", "chardev:console");
     }
-    for (index, device) in spec.devices.iter().enumerate() {
+    // Those with a place of their own first, lest another device takes it.
+    let (placed, others): (Vec<_>, Vec<_>) =
+        spec.devices.iter().enumerate().partition(|(_, device)| matches!(device, Device::Vfio { .. }));
+    for (index, device) in placed.into_iter().chain(others) {
         args.device(spec.chassis, index, device, given);
     }
     args.0
@@ -139,6 +142,10 @@ impl Args {
                     ),
                 );
                 self.add("-device", format!("virtio-9p-{bus},fsdev=share{index},mount_tag={}", escape(tag)));
+            }
+            // No boot code: nothing boots from it.
+            Device::Vfio { host, slot } => {
+                self.add("-device", format!("vfio-pci,host={host},bus=pcie.0,addr={slot:#x},rombar=0"));
             }
             Device::Net { name, mac, .. } => {
                 // One without a tap is refused before it comes here.
@@ -231,6 +238,15 @@ mod tests {
             line(Chassis::Q35, &[13, 14, 20]),
             "-netdev tap,id=net0,fds=13:14:20,vhost=off -device virtio-net-pci,netdev=net0,mac=02:00:00:ab:00:01,romfile=,mq=on,vectors=8"
         );
+    }
+
+    #[test]
+    fn functions_of_the_host_come_first_and_have_their_places() {
+        let mut spec = spec(Accelerator::Kvm, Chassis::Q35);
+        spec.devices.push(Device::Vfio { host: "0000:01:10.2".into(), slot: 0x11 });
+        let line = args(&spec, GIVEN).join(" ");
+        assert!(line.contains("-device vfio-pci,host=0000:01:10.2,bus=pcie.0,addr=0x11,rombar=0"), "{line}");
+        assert!(line.find("vfio-pci") < line.find("virtio-serial-pci"), "{line}");
     }
 
     #[test]

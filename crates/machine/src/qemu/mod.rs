@@ -9,6 +9,7 @@ pub mod args;
 mod qmp;
 
 use crate::process::VmmProcess;
+use crate::spawn::Rights;
 use crate::{BootError, DonatedFds, ExitReason, LinkEndpoint, Machine, Pause, Vmm, process, spawn};
 use machine_spec::{Chassis, Device, MachineSpec};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -56,7 +57,8 @@ impl Vmm for Qemu {
         }
         let shares = spec.devices.iter().any(|d| matches!(d, Device::Share { .. }));
         let capabilities = if shares { spawn::SHARE_CAPABILITIES } else { 0 };
-        let child = spawn::spawn(&self.program, &args, &donated, fds.log.as_fd(), capabilities)
+        let rights = Rights { capabilities, locked: process::locked_memory(spec) };
+        let child = spawn::spawn(&self.program, &args, &donated, fds.log.as_fd(), rights)
             .map_err(|source| BootError::Spawn { program: self.program.clone(), source })?;
         let process = VmmProcess::new(child)?;
         Ok(Box::new(QemuMachine { process, link: Some(link), monitor: qmp::Monitor::new(monitor) }))

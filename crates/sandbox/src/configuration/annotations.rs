@@ -25,7 +25,7 @@ struct Annotation {
     set: Set,
 }
 
-const ANNOTATIONS: [Annotation; 16] = [
+const ANNOTATIONS: [Annotation; 17] = [
     Annotation {
         name: "vcpus",
         key: "container.vcpus",
@@ -80,6 +80,12 @@ const ANNOTATIONS: [Annotation; 16] = [
         key: "network.model",
         open: true,
         set: |c, v| named(&mut c.network.model, v),
+    },
+    Annotation {
+        name: "network_passthrough",
+        key: "network.passthrough",
+        open: false,
+        set: |c, v| named(&mut c.network.passthrough, v),
     },
     Annotation {
         name: "network_queues",

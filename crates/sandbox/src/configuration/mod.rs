@@ -14,7 +14,7 @@ mod show;
 mod vm_section;
 
 pub use annotations::PREFIX as ANNOTATION_PREFIX;
-pub use network::{Network, NetworkModel};
+pub use network::{Network, NetworkModel, Passthrough};
 
 use crate::bundle::{Bundle, text::one_line};
 use crate::host::network::MAX_DEVICES;

@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 pub struct Network {
     pub model: NetworkModel,
     pub min_devices: usize,
+    pub passthrough: Passthrough,
     pub queues: u32,
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Network { model: NetworkModel::Tc, min_devices: 2, queues: 1 }
+        Network { model: NetworkModel::Tc, min_devices: 2, passthrough: Passthrough::Virtual, queues: 1 }
     }
 }
 
@@ -25,6 +26,17 @@ impl Default for Network {
 pub enum NetworkModel {
     #[default]
     Tc,
+    None,
+}
+
+/// Which interfaces that are PCI functions the machine drives itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "configuration.toml documents every value")]
+pub enum Passthrough {
+    #[default]
+    Virtual,
+    All,
     None,
 }
 

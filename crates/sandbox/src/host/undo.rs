@@ -3,12 +3,14 @@
 //! A line is on disk before its effect begins, so after kill -9 at any moment the list names at least what
 //! exists. Taking back what does not exist is no error.
 
+use super::network::lent::Lent;
 use super::network::redirect::{self, Cookie};
 use super::network::{self, NetworkError, tap};
 use super::{HostError, cgroup};
 use crate::state::StateDir;
 use netlink::Socket;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -34,6 +36,13 @@ pub enum Undo {
         interface: u32,
         /// By which the redirection is known to be ours.
         cookie: Cookie,
+    },
+    /// Give a PCI function back to its driver, and its interface to its namespace.
+    Function(Lent),
+    /// This function was given back: it is somebody else's matter now.
+    Returned {
+        /// Its address.
+        address: String,
     },
 }
 
@@ -68,7 +77,7 @@ fn in_namespace(
 /// The first failure.
 pub fn run(dir: &StateDir) -> Result<(), HostError> {
     let text = fs::read_to_string(dir.file("undo")).unwrap_or_default();
-    let mut result = Ok(());
+    let (mut result, mut returned) = (Ok(()), BTreeSet::new());
     for line in text.lines().rev() {
         // A line cut by a crash names an effect that never began.
         let Ok(undo) = serde_json::from_str::<Undo>(line) else { continue };
@@ -80,6 +89,12 @@ pub fn run(dir: &StateDir) -> Result<(), HostError> {
             Undo::Tap { namespace, interface } => {
                 in_namespace(&namespace, |socket| tap::remove(socket, interface))
             }
+            Undo::Returned { address } => {
+                returned.insert(address);
+                Ok(())
+            }
+            Undo::Function(lent) if returned.contains(lent.address()) => Ok(()),
+            Undo::Function(lent) => lent.give_back().map_err(HostError::from),
         };
         result = result.and(done);
     }

@@ -9,6 +9,7 @@ use super::pump::Direction;
 use super::running::{Keeper, Phase, Port};
 use super::timeline::Timeline;
 use super::{Failed, Reporter, new_state, write_state};
+use crate::configuration::Passthrough;
 use crate::host::{cgroup, namespaces, stage};
 use crate::plan::{self, HostStep, SandboxPlan};
 use crate::signals::SignalFd;
@@ -167,8 +168,13 @@ fn host_steps(
     let (mut network, mut taps, mut namespace) = (None, Taps::new(), None);
     for step in &plan.host {
         match step {
-            HostStep::Taps { least, queues, take_over } => {
-                Network::prepare(dir, namespace.take(), *least, *queues).map(|prepared| {
+            HostStep::Taps { least, queues, take_over, passthrough } => {
+                // By default where it works: that board has no PCI.
+                let which = match plan.machine.chassis {
+                    Chassis::Microvm => Passthrough::None,
+                    Chassis::Clear | Chassis::Q35 => *passthrough,
+                };
+                Network::prepare(dir, namespace.take(), *least, *queues, which).map(|prepared| {
                     plan.machine.devices.extend(prepared.devices);
                     network = Some(prepared.network.taking_over(*take_over));
                     taps = prepared.taps;

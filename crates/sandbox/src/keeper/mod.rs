@@ -17,6 +17,7 @@ mod agent_client;
 mod boot;
 mod control;
 mod face;
+mod functions;
 mod names;
 mod network;
 pub mod out_of_memory;

@@ -7,12 +7,16 @@
 //!   later            the kernel tells of a change ─► settle ─► update   ─► Interfaces
 //! ```
 //!
+//! Interfaces that are PCI functions and go to the machine itself are [`Functions`]: they have no tap.
+//!
 //! The VMM alone keeps a tap alive: with it goes the tap, and with that all it was connected to but the interface's ingress discipline.
 //! Both are on the undo list where the namespace outlives the keeper.
 
 use super::agent_client::DEADLINE;
 use super::control::ConnectionId;
+use super::functions::Functions;
 use super::running::{Keeper, Phase, Waiting};
+use crate::configuration::Passthrough;
 use crate::entropy;
 use crate::host::HostError;
 use crate::host::network::redirect::{self, Cookie};
@@ -64,6 +68,7 @@ pub(super) struct Network {
     socket: Socket,
     changes: Socket,
     ports: Vec<Port>,
+    functions: Functions,
     /// Whether answers of name servers come to the namespace itself.
     answers: bool,
     /// What the guest was told last.
@@ -86,8 +91,8 @@ impl Network {
         Network { take_over: yes, ..self }
     }
 
-    /// Makes the taps, each with so many `queues`, in the calling thread's network namespace, which is the file `namespace` unless it is the
-    /// keeper's own.
+    /// Takes the functions that go to the machine itself and makes taps, each with so many `queues`, for the other interfaces, in the calling
+    /// thread's network namespace, which is the file `namespace` unless it is the keeper's own.
     ///
     /// # Errors
     /// When there are too many interfaces, or the kernel refuses.
@@ -96,16 +101,19 @@ impl Network {
         namespace: Option<PathBuf>,
         least: usize,
         queues: u32,
+        passthrough: Passthrough,
     ) -> Result<Prepared, HostError> {
         let failed = |what| NetworkError::kernel(what);
         let mut socket = Socket::open().map_err(failed("opening a netlink socket"))?;
         let changes = Socket::listen(CHANGES).map_err(failed("opening a netlink socket"))?;
-        let interfaces = scan(&mut socket)?.len();
+        let found = scan(&mut socket)?;
+        let interfaces = found.len();
         if interfaces > MAX_DEVICES {
             return Err(NetworkError::TooMany(interfaces).into());
         }
-        let (mut ports, mut devices, mut taps) = (Vec::new(), Vec::new(), BTreeMap::new());
-        for index in 0..interfaces.max(least) {
+        let functions = Functions::take(dir, namespace.as_deref(), &found, passthrough)?;
+        let (mut ports, mut devices, mut taps) = (Vec::new(), functions.devices(), BTreeMap::new());
+        for index in 0..interfaces.max(least) - devices.len() {
             let spec = net_device(index, queues);
             let Device::Net { name, mac, .. } = &spec else { continue };
             let (tap, files) = tap::make(&mut socket, queues)?;
@@ -119,8 +127,19 @@ impl Network {
         let cookie = entropy();
         let dir = dir.clone();
         let (told, due, take_over, answers) = (Vec::new(), None, false, false);
-        let network =
-            Network { dir, namespace, cookie, take_over, socket, changes, ports, answers, told, due };
+        let network = Network {
+            dir,
+            namespace,
+            cookie,
+            take_over,
+            socket,
+            changes,
+            ports,
+            functions,
+            answers,
+            told,
+            due,
+        };
         Ok(Prepared { network, devices, taps })
     }
 
@@ -150,14 +169,16 @@ impl Network {
         let mut found = scan(&mut self.socket)?;
         self.disconnect(&found)?;
         let wanted = found.len();
-        for Found { index, interface } in &mut found {
+        for Found { index, interface, .. } in &mut found {
             let port = match self.ports.iter().position(|port| port.interface == Some(*index)) {
                 Some(port) => port,
                 None => self.connect(*index, interface, wanted)?,
             };
             interface.device = self.ports[port].device;
         }
-        let interfaces: Vec<Interface> = found.into_iter().map(|one| one.interface).collect();
+        let redirected = found.into_iter().map(|one| one.interface);
+        let interfaces: Vec<Interface> =
+            self.functions.interfaces().iter().cloned().chain(redirected).collect();
         if interfaces == self.told {
             return Ok(None);
         }
@@ -167,7 +188,12 @@ impl Network {
 
     /// Whether the guest has any.
     pub fn has_interfaces(&self) -> bool {
-        self.ports.iter().any(|port| port.interface.is_some())
+        !self.functions.interfaces().is_empty() || self.ports.iter().any(|port| port.interface.is_some())
+    }
+
+    /// The machine has ended: its functions are the host's again.
+    pub fn give_back(&mut self) {
+        self.functions.give_back(&self.dir);
     }
 
     /// From now on what name servers answer to ports from [`redirect::ANSWER_PORTS`] on is for the namespace, whose sockets get such ports.

@@ -598,6 +598,8 @@ impl Keeper {
     fn end(mut self, reporter: &mut Reporter) -> u8 {
         self.machine.kill();
         let reason = self.machine.wait();
+        // Before the state says that it has stopped: engines take the network down then.
+        self.network.iter_mut().for_each(Network::give_back);
         if self.state.oom_killed {
             out_of_memory::show(&self.plan, &self.cgroups);
         }

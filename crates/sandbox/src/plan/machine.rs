@@ -151,7 +151,8 @@ pub(super) fn machine(
     Ok(spec)
 }
 
-fn chassis(inputs: &Inputs) -> Result<Chassis, PlanError> {
+/// Which board the machine has.
+pub(super) fn chassis(inputs: &Inputs) -> Result<Chassis, PlanError> {
     let microvm = inputs.mini_os.features.virtio_mmio;
     if backend(inputs) == Backend::ClearVmm {
         return clear_chassis(inputs);

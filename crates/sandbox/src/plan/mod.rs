@@ -47,7 +47,7 @@ pub use seccomp::seccomp_features;
 pub use update::update;
 
 use crate::bundle::Bundle;
-use crate::configuration::Configuration;
+use crate::configuration::{Configuration, Passthrough};
 use guest_protocol::message::{Setup, Step};
 use host_check::facts::HostFacts;
 use machine_spec::mini_os::MiniOs;
@@ -172,6 +172,10 @@ pub const INIT_STDOUT_PORT: u32 = guest_protocol::FIRST_STDIO_PORT + 1;
 /// See [`INIT_STDIN_PORT`].
 pub const INIT_STDERR_PORT: u32 = guest_protocol::FIRST_STDIO_PORT + 2;
 
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// One effect on the host. The keeper runs them in order in a mount namespace of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -199,6 +203,9 @@ pub enum HostStep {
         /// Take interfaces from another machine that has them: the one of the pod's sandbox.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         take_over: bool,
+        /// Which interfaces that are PCI functions go to the machine itself instead.
+        #[serde(default, skip_serializing_if = "is_default")]
+        passthrough: Passthrough,
     },
     /// Bind a host path to `<stage>/<name>`; the stage is the directory behind [`SHARE_TAG`], on a private tmpfs.
     Stage {

@@ -1,18 +1,33 @@
 //! The network: which devices the machine has is known only where its network namespace is, so the plan just says how.
 
 use super::size::Size;
-use super::{HostStep, Inputs, Piece, pods};
-use crate::configuration::NetworkModel;
+use super::{HostStep, Inputs, Piece, machine, pods};
+use crate::configuration::{NetworkModel, Passthrough};
+use machine_spec::Chassis;
 
 pub(super) fn network(inputs: &Inputs, size: &Size) -> Piece {
     let network = &inputs.configuration.network;
     let host = match network.model {
-        NetworkModel::Tc => {
+        NetworkModel::Tc => vec![HostStep::Taps {
+            least: network.min_devices,
             // More queues than CPUs that use them are of no use.
-            let queues = network.queues.min(size.vcpus);
-            vec![HostStep::Taps { least: network.min_devices, queues, take_over: pods::joins(inputs) }]
-        }
+            queues: network.queues.min(size.vcpus),
+            take_over: pods::joins(inputs),
+            // The pod's container takes the network over, and could not get a function from another machine.
+            passthrough: if pods::is_sandbox(inputs) { Passthrough::None } else { network.passthrough },
+        }],
         NetworkModel::None => Vec::new(),
     };
-    Piece { host, ..Piece::default() }
+    Piece { host, warnings: warning(inputs).into_iter().collect(), ..Piece::default() }
+}
+
+/// By default functions are passed where that works; who asked for it is told where it does not.
+fn warning(inputs: &Inputs) -> Option<String> {
+    let configuration = inputs.configuration;
+    let asked = configuration.origins.contains_key("network.passthrough")
+        && configuration.network.passthrough != Passthrough::None;
+    let without_pci = matches!(machine::chassis(inputs), Ok(Chassis::Microvm));
+    (asked && without_pci).then(|| {
+        "network.passthrough has no effect: chassis microvm has no PCI, so the packets of virtual functions are redirected; machine.chassis = \"q35\" passes them".to_string()
+    })
 }

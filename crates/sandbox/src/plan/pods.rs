@@ -29,6 +29,13 @@ pub fn sandbox<'a>(get: impl Fn(&str) -> Option<&'a String>) -> Option<&'a str> 
     SANDBOX.into_iter().find_map(get).map(String::as_str)
 }
 
+/// Whether the container is a pod's sandbox.
+pub(super) fn is_sandbox(inputs: &Inputs) -> bool {
+    let empty = HashMap::new();
+    let annotations = inputs.bundle.spec.annotations().as_ref().unwrap_or(&empty);
+    sandbox(|name| annotations.get(name)) == Some(inputs.id)
+}
+
 /// Whose namespace a file is, if it is one of a container of ours: `/proc/PID/ns/NAME`.
 pub(super) fn owner<'a>(inputs: &Inputs<'a>, path: &Path) -> Option<&'a Neighbour> {
     let mut parts = path.strip_prefix("/proc").ok()?.iter();

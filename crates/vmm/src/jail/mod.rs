@@ -98,6 +98,8 @@ struct Doors {
     control: bool,
     /// Devices may come by it.
     hotplug: bool,
+    /// The guest drives functions of the host.
+    vfio: bool,
 }
 
 /// What the jail has to leave room for, besides the devices that are there.
@@ -107,6 +109,8 @@ pub struct Needs {
     pub control: bool,
     /// Devices that may come by it.
     pub slots: SlotCounts,
+    /// There are functions of the host.
+    pub vfio: bool,
     /// What happens to a thread that makes a forbidden system call.
     pub violation: Violation,
 }
@@ -148,7 +152,7 @@ impl Jail {
         names: &mut [&mut OwnedFd],
         needs: &Needs,
     ) -> Result<Self, JailError> {
-        let Needs { control, ref slots, violation } = *needs;
+        let Needs { control, ref slots, vfio, violation } = *needs;
         one_arena();
         let has = |wanted: fn(&OpenDevice) -> bool| devices.iter().any(wanted);
         let shares = has(|device| matches!(device, OpenDevice::Share { .. }));
@@ -168,7 +172,7 @@ impl Jail {
             .map_err(doing("closing our memory to debuggers"))?;
         let rules = Rules {
             violation,
-            doors: Doors { sockets, control, hotplug: control && !slots.is_empty() },
+            doors: Doors { sockets, control, hotplug: control && !slots.is_empty(), vfio },
             capabilities,
         };
         let descriptors = descriptors.map(Arc::new);

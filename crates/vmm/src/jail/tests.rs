@@ -52,7 +52,7 @@ fn in_child(work: impl FnOnce() -> i32) -> End {
 
 /// The same of a machine without a control socket.
 fn after_filter(role: Role, sockets: bool, violation: Violation, call: (i64, [u64; 4])) -> End {
-    after_filter_of(role, Doors { sockets, control: false, hotplug: false }, violation, call)
+    after_filter_of(role, Doors { sockets, control: false, hotplug: false, vfio: false }, violation, call)
 }
 
 /// The raw system call with these arguments, after the filter of `role`; exits with 0 if it comes back.
@@ -102,7 +102,7 @@ const NEVER: [(i64, [u64; 4]); 16] = [
 fn forbidden_system_calls_end_the_process() {
     for role in ROLES {
         for (sockets, call) in NEVER.iter().flat_map(|call| [(false, *call), (true, *call)]) {
-            let doors = Doors { sockets, control: sockets, hotplug: sockets };
+            let doors = Doors { sockets, control: sockets, hotplug: sockets, vfio: sockets };
             let end = after_filter_of(role, doors, Violation::Kill, call);
             assert_eq!(end, KILLED, "{role:?} with {doors:?}: {call:?}");
         }
@@ -161,7 +161,7 @@ fn sockets_are_for_machines_that_were_given_a_path() {
 
 #[test]
 fn signals_are_for_the_own_vcpus() {
-    let doors = Doors { sockets: true, control: true, hotplug: true };
+    let doors = Doors { sockets: true, control: true, hotplug: true, vfio: true };
     // The process is the child's own only within it: here a thread id that no thread of it has, so nobody gets the signal.
     let to = |own: bool, signal: u64| {
         in_child(|| {
@@ -338,7 +338,7 @@ fn a_thread_gives_up_what_its_role_does_not_need() {
     let end = in_child(|| {
         let rules = Rules {
             violation: Violation::Log,
-            doors: Doors { sockets: false, control: false, hotplug: false },
+            doors: Doors { sockets: false, control: false, hotplug: false, vfio: false },
             capabilities: super::capabilities::keep(CapabilitySet::CHOWN | CapabilitySet::DAC_READ_SEARCH)
                 .unwrap(),
         };

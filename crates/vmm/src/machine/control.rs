@@ -1,6 +1,6 @@
 //! What the control socket can do to a running machine.
 
-use super::devices::{self, Workshop};
+use super::devices::{self, OpenDevice, Workshop};
 use super::hotplug::opened;
 use super::hotplug::slots::Slots;
 use super::memory_use;
@@ -182,6 +182,12 @@ impl Controlled {
             return Err(format!("there is a device {id:?} already"));
         }
         let mut open = opened::open(request, files)?;
+        let has_window = matches!(open, OpenDevice::Pmem { .. } | OpenDevice::Share { dax: 1.., .. });
+        if has_window && self.plugs.pins_memory() {
+            return Err(
+                "the machine has a function of the host (vfio), so no memory can come or go".to_string()
+            );
+        }
         let (slot, threads) = self.slots.take(&mut open)?;
         let mut workshop = Workshop { windows: &mut self.plugs.windows, ram: Vec::new(), threads };
         let mut made = devices::make(open, &mut workshop).map_err(|e| e.to_string())?;

@@ -9,6 +9,8 @@ use crate::control::socket::{self, BoundPath, SocketError};
 use crate::memory::HUGE_PAGE;
 use crate::memory::ram::RamOptions;
 use crate::memory::window::Sharing;
+use crate::vfio::container::Container;
+use crate::vfio::{self, OpenFunction, VfioError};
 use crate::virtio::fs::MAX_TAG;
 use crate::virtio::net::tap;
 use crate::virtio::rate_limit::PerSecond;
@@ -22,6 +24,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The first address that a guest may have (vsock(7)).
 pub const GUEST_CID: u64 = 3;
@@ -120,6 +123,14 @@ pub enum FileError {
     /// No KVM.
     #[error(transparent)]
     Kvm(#[from] KvmError),
+    /// Functions of the host.
+    #[error(transparent)]
+    Vfio(#[from] VfioError),
+    /// Memory that functions of the host could not follow.
+    #[error(
+        "a function of the host (vfio) may reach all of the guest's memory at any time, so no memory can come or go: do without {0}"
+    )]
+    Pinned(&'static str),
     /// A device that this machine does not have.
     #[error("the spec has a {0}: clear-vmm has no such device")]
     Unknown(&'static str),
@@ -146,12 +157,46 @@ pub struct Files {
     pub console: Option<Console>,
     /// The devices' files.
     pub devices: Vec<OpenDevice>,
+    /// Functions of the host.
+    pub functions: Functions,
     /// The signals that end the machine, see [`crate::event_loop::signals::block`].
     pub signals: OwnedFd,
     /// Where it can be controlled, if anywhere.
     pub control: Option<Socket>,
     /// What tells how much memory it uses.
     pub memory_use: Option<File>,
+}
+
+/// Functions of the host, and what they are to reach.
+#[derive(Debug, Default)]
+pub struct Functions {
+    /// Where their memory is told; there when there are any.
+    pub container: Option<Arc<Container>>,
+    /// The functions.
+    pub all: Vec<OpenFunction>,
+}
+
+impl Functions {
+    fn open(&mut self, host: &str, slot: u8) -> Result<(), FileError> {
+        let container = match &self.container {
+            Some(container) => container.clone(),
+            None => Arc::new(Container::open()?),
+        };
+        self.all.push(OpenFunction { device: vfio::device::Device::open(host, &container)?, slot });
+        self.container = Some(container);
+        Ok(())
+    }
+
+    /// Whether memory stays where it is.
+    fn check(&self, devices: &[OpenDevice]) -> Result<(), FileError> {
+        let moving = devices.iter().find_map(|device| match device {
+            OpenDevice::Balloon => Some("--balloon"),
+            OpenDevice::Mem { .. } => Some("--memory-max"),
+            OpenDevice::Share { dax: 1.., .. } => Some("dax= of --share"),
+            _ => None,
+        });
+        moving.filter(|_| self.container.is_some()).map_or(Ok(()), |what| Err(FileError::Pinned(what)))
+    }
 }
 
 /// What somebody else has opened.
@@ -184,19 +229,24 @@ pub fn open(spec: &MachineSpec, mut donated: Donated) -> Result<Files, FileError
     let initramfs = spec.kernel.initramfs.as_ref().map(|path| open_file("initramfs", path)).transpose()?;
     boot::check(&kernel, initramfs.as_ref(), spec.memory_mib << 20)
         .map_err(|source| FileError::Kernel { path: spec.kernel.path.clone(), source })?;
-    let mut devices = Vec::new();
+    let (mut devices, mut functions) = (Vec::new(), Functions::default());
     for device in &spec.devices {
-        devices.push(open_device(device, &mut donated)?);
+        if let Device::Vfio { host, slot } = device {
+            functions.open(host, *slot)?;
+        } else {
+            devices.push(open_device(device, &mut donated)?);
+        }
     }
     if let Some((name, _)) = donated.taps.pop_first() {
         return Err(FileError::StrayTap(name));
     }
     devices.append(&mut donated.devices);
+    functions.check(&devices)?;
     // Last, so that what the user got wrong is told first.
     let kvm = kvm::open()?;
     let Donated { console, signals, control, .. } = donated;
     let memory_use = control.as_ref().and_then(|_| memory_use::open());
-    Ok(Files { kvm, kernel, initramfs, console, devices, signals, control, memory_use })
+    Ok(Files { kvm, kernel, initramfs, console, devices, functions, signals, control, memory_use })
 }
 
 fn open_device(device: &Device, donated: &mut Donated) -> Result<OpenDevice, FileError> {
@@ -208,6 +258,7 @@ fn open_device(device: &Device, donated: &mut Donated) -> Result<OpenDevice, Fil
             let agent = Some(AgentSocket { port: *agent_port, socket: Some(socket) });
             Ok(OpenDevice::Vsock { cid: GUEST_CID, host: HostSide { agent, sockets: None } })
         }
+        Device::Vfio { .. } => Err(FileError::Unknown("function of the host in place of a file")),
         Device::AgentChannel { .. } => {
             Err(FileError::Unknown("virtio-serial port; its agent channel is a vsock device"))
         }

@@ -31,6 +31,7 @@ use crate::vcpu::exit::ExitReason;
 use crate::vcpu::gate::Gate;
 use crate::vcpu::thread::Supervisor;
 use crate::vcpu::{self, VcpuError};
+use crate::vfio::VfioError;
 use crate::virtio::balloon::Ram;
 use crate::virtio::guest_io::Backing;
 use crate::virtio::transport::TransportError;
@@ -74,6 +75,9 @@ pub enum MachineError {
         /// Why.
         reason: String,
     },
+    /// A function of the host cannot be passed.
+    #[error(transparent)]
+    Vfio(#[from] VfioError),
     /// It cannot be put on the bus.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -162,7 +166,8 @@ impl Machine {
         let memory = made.iter().find_map(|made| made.memory.clone());
         let size = RamSize { start: size, more: memory };
         let vm = kvm::create(&files.kvm)?;
-        let mut plugs = Plugs::new(vm.fd.clone(), ram, windows)?;
+        let mut plugs = Plugs::new(vm.fd.clone(), ram, windows, files.functions.container)?;
+        plugs.pass(files.functions.all)?;
         let mut events = EventLoop::new()?;
         events.end_on_signals(files.signals)?;
         let console = files.console.map(|console| add_uart(&mut events, &vm.fd, console)).transpose()?;

@@ -19,8 +19,14 @@ use crate::bus::lock;
 use crate::control::answers::{DeviceState, DeviceStats};
 use crate::control::protocol::MAX_ID;
 use crate::event_loop::{EventLoop, SourceHandle};
-use crate::memory::{MMIO32_START, MemoryError, PAGE, Window, WindowAllocator, slots, window};
+use crate::memory::{MMIO32_END, MMIO32_START, MemoryError, PAGE, Window, WindowAllocator, slots, window};
 use crate::pci::{self, host_bridge::HostBridge};
+use crate::vfio::bars::{Bars, KvmSlots};
+use crate::vfio::container::Container;
+use crate::vfio::function::HostFunction;
+use crate::vfio::kvm_groups::KvmGroups;
+use crate::vfio::vectors::{KvmLines, Vectors};
+use crate::vfio::{self, OpenFunction, VfioError};
 use crate::virtio::counters::Counters;
 use crate::virtio::transport::{Host, Places, VirtioPci};
 use kvm_ioctls::VmFd;
@@ -37,7 +43,18 @@ struct Mapped {
     region: Arc<GuestRegionMmap>,
     /// Whether KVM refuses the guest's writes.
     readonly: bool,
+    /// Whether its pages are this machine's own.
+    private: bool,
 }
+
+/// A function of the host on the bus.
+struct Passed {
+    address: String,
+    place: usize,
+}
+
+/// Places of 32-bit BARs of functions of the host: behind the pages of virtio devices' MSI-X tables, one for each place on the bus.
+const LOW_BARS: u64 = MMIO32_START + pci::MAX_DEVICES as u64 * PAGE;
 
 /// A device on the bus.
 struct Plugged {
@@ -64,6 +81,10 @@ pub struct Plugs {
     /// Which memory slots are taken.
     slots: Vec<bool>,
     plugged: Vec<Plugged>,
+    /// What functions of the host reach of our memory, when there are any.
+    dma: Option<Arc<Container>>,
+    passed: Vec<Passed>,
+    _groups: Option<KvmGroups>,
 }
 
 impl Plugs {
@@ -71,13 +92,66 @@ impl Plugs {
     ///
     /// # Errors
     /// When KVM refuses it.
-    pub fn new(vm: Arc<VmFd>, ram: GuestMemoryMmap, windows: WindowAllocator) -> Result<Self, MachineError> {
+    pub fn new(
+        vm: Arc<VmFd>,
+        ram: GuestMemoryMmap,
+        windows: WindowAllocator,
+        dma: Option<Arc<Container>>,
+    ) -> Result<Self, MachineError> {
         let bus = Arc::new(pci::Bus::new(vec![Arc::new(Mutex::new(HostBridge::new()))]));
         for (slot, region) in ram.iter().enumerate() {
             slots::add(&vm, slot as u32, region, false)?;
+            if let Some(dma) = &dma {
+                dma.map(region, true)?;
+            }
         }
         let slots = vec![true; ram.num_regions()];
-        Ok(Plugs { vm, bus, memory: ram, windows, slots, plugged: Vec::new() })
+        let (plugged, passed) = (Vec::new(), Vec::new());
+        Ok(Plugs { vm, bus, memory: ram, windows, slots, plugged, dma, passed, _groups: None })
+    }
+
+    /// Puts functions of the host on the bus, each at its place. To be done before other devices take places.
+    ///
+    /// # Errors
+    /// When one of them cannot be shown to a guest.
+    pub fn pass(&mut self, functions: Vec<OpenFunction>) -> Result<(), MachineError> {
+        let mut low = LOW_BARS;
+        let lines = Arc::new(KvmLines::new(self.vm.clone()));
+        let groups = (!functions.is_empty()).then(|| KvmGroups::new(&self.vm));
+        for (number, OpenFunction { device, slot }) in functions.into_iter().enumerate() {
+            let windows = &mut self.windows;
+            let place = |size: u64, wide: bool| match wide {
+                true => windows.place(size),
+                false => {
+                    let address = low.next_multiple_of(size);
+                    low = address.checked_add(size).filter(|end| *end <= MMIO32_END)?;
+                    Some(address)
+                }
+            };
+            groups.iter().for_each(|groups| groups.add(&device));
+            let unfit = |why| device.unfit(why);
+            let shown = vfio::config::build(&device.config(), device.regions(), unfit, place)?;
+            let mut bars = Bars::new(Box::new(KvmSlots(self.vm.clone())));
+            for (bar, range) in vfio::function::parts(&shown) {
+                if device.regions()[bar].mappable {
+                    let mapped = device.map(bar, range.start, range.end - range.start)?;
+                    bars.add(number, bar, &range, mapped.as_ptr() as u64);
+                }
+            }
+            let vectors = Vectors::new(shown.msix.vectors, number, lines.clone())
+                .map_err(VfioError::request("making eventfds for interrupts"))?;
+            let address = device.address().to_string();
+            let function = HostFunction::new(&address, Box::new(device), shown, vectors, bars);
+            self.bus.set(usize::from(slot), Some(Arc::new(Mutex::new(function))));
+            self.passed.push(Passed { address, place: usize::from(slot) });
+        }
+        self._groups = groups;
+        Ok(())
+    }
+
+    /// Whether devices with windows can come: functions of the host would have to reach them.
+    pub fn pins_memory(&self) -> bool {
+        self.dma.is_some()
     }
 
     /// The bus.
@@ -92,7 +166,8 @@ impl Plugs {
 
     /// Whether there is a device `id`.
     pub fn has(&self, id: &str) -> bool {
-        self.plugged.iter().any(|device| device.id == id)
+        let passed = self.passed.iter().any(|function| function.address == id);
+        passed || self.plugged.iter().any(|device| device.id == id)
     }
 
     /// Puts all devices in, or none; returns the place of the last one.
@@ -101,17 +176,20 @@ impl Plugs {
     /// When there is no place, or KVM refuses something.
     pub fn plug(&mut self, events: &mut EventLoop, made: Vec<Made>) -> Result<String, MachineError> {
         let before = self.plugged.len();
-        let free = pci::MAX_DEVICES - 1 - before;
+        let free = pci::MAX_DEVICES - 1 - before - self.passed.len();
         let mut parts = Vec::new();
-        let mut result =
-            if made.len() > free { Err(MachineError::TooMany(before + made.len())) } else { Ok(()) };
+        let mut result = if made.len() > free {
+            Err(MachineError::TooMany(before + self.passed.len() + made.len()))
+        } else {
+            Ok(())
+        };
         // All windows first, so that each device can address them all.
         for Made { device, windows, slot, .. } in made {
             let mut mapped = Vec::new();
             for window in windows {
                 let window = self.number(window);
                 if result.is_ok() {
-                    result = self.map(&window).map_err(MachineError::from);
+                    result = self.map(&window);
                 }
                 match result {
                     Ok(()) => mapped.push(window),
@@ -181,6 +259,9 @@ impl Plugs {
     /// # Errors
     /// Why it stays, in words.
     pub fn unplug(&mut self, events: &mut EventLoop, id: &str, force: bool) -> Result<(), String> {
+        if self.passed.iter().any(|function| function.address == id) {
+            return Err("a function of the host stays as long as the machine".to_string());
+        }
         let index = self.plugged.iter().position(|device| device.id == id);
         let Some(index) = index else { return Err(format!("there is no device {id:?}; `state` lists them")) };
         let device = &self.plugged[index];
@@ -233,7 +314,7 @@ impl Plugs {
     }
 
     /// Gives a window to KVM and to the devices to come.
-    fn map(&mut self, window: &Mapped) -> Result<(), MemoryError> {
+    fn map(&mut self, window: &Mapped) -> Result<(), MachineError> {
         let address = window.region.start_addr().raw_value();
         let place = |e: vm_memory::GuestRegionCollectionError| MemoryError::Place {
             what: "window",
@@ -241,24 +322,32 @@ impl Plugs {
             reason: e.to_string(),
         };
         let memory = self.memory.insert_region(window.region.clone()).map_err(place)?;
-        slots::add(&self.vm, window.slot, &window.region, window.readonly)?;
+        // An image that others see, or nobody writes: the kernel pins no page of a file for writing.
+        if let Some(dma) = &self.dma {
+            dma.map(&window.region, window.private)?;
+        }
+        if let Err(error) = slots::add(&self.vm, window.slot, &window.region, window.readonly) {
+            self.dma.iter().for_each(|dma| dma.unmap(&window.region));
+            return Err(error.into());
+        }
         self.slots[window.slot as usize] = true;
         self.memory = memory;
         Ok(())
     }
 
     /// A window with a memory slot of its own, of which KVM does not know yet.
-    fn number(&mut self, Window { region, readonly }: Window) -> Mapped {
+    fn number(&mut self, Window { region, readonly, private }: Window) -> Mapped {
         let slot = self.slots.iter().position(|taken| !taken).unwrap_or(self.slots.len());
         if slot == self.slots.len() {
             self.slots.push(false);
         }
-        Mapped { slot: slot as u32, region: Arc::new(region), readonly }
+        Mapped { slot: slot as u32, region: Arc::new(region), readonly, private }
     }
 
     fn unmap(&mut self, windows: Vec<Mapped>) {
         for Mapped { slot, region, .. } in windows {
             // KVM refuses it for want of memory only; then the place stays taken, and empty.
+            self.dma.iter().for_each(|dma| dma.unmap(&region));
             if slots::remove(&self.vm, slot, &region).is_ok() {
                 self.slots[slot as usize] = false;
                 self.give_back(&region);
@@ -302,6 +391,13 @@ impl Plugs {
 
     /// For `state`.
     pub fn states(&self) -> Vec<DeviceState> {
+        let passed = |function: &Passed| DeviceState {
+            id: function.address.clone(),
+            kind: "vfio".to_string(),
+            pci: pci_address(function.place),
+            active: true,
+            leaving: false,
+        };
         let state = |device: &Plugged| DeviceState {
             id: device.id.clone(),
             kind: device.kind.clone(),
@@ -309,7 +405,7 @@ impl Plugs {
             active: lock(&device.function).is_active(),
             leaving: device.leaving,
         };
-        self.plugged.iter().map(state).collect()
+        self.passed.iter().map(passed).chain(self.plugged.iter().map(state)).collect()
     }
 
     /// For `stats`: those that count.

@@ -106,6 +106,8 @@ pub struct Window {
     pub region: GuestRegionMmap,
     /// Whether KVM refuses the guest's writes.
     pub readonly: bool,
+    /// Whether its pages are this machine's own: copies of a file's, or of no file.
+    pub private: bool,
 }
 
 /// Where regions begin above `ram` bytes of RAM.

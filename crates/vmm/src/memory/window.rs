@@ -41,7 +41,11 @@ pub fn file(
         let region = ram::anonymous(size, protection).map_err(failed)?;
         map_over(&region, file, protection, flags).map_err(failed)?;
         let region = ram::place(region, address, "pmem image")?;
-        Ok(Window { region, readonly: sharing == Sharing::ReadOnly })
+        Ok(Window {
+            region,
+            readonly: sharing == Sharing::ReadOnly,
+            private: sharing == Sharing::CopyOnWrite,
+        })
     };
     mapped().inspect_err(|_| windows.release(address))
 }
@@ -56,7 +60,7 @@ pub fn dax(windows: &mut WindowAllocator, size: u64) -> Result<Window, MemoryErr
     let address = place(windows, size)?;
     let reserved = || {
         let region = ram::anonymous(size, libc::PROT_NONE).map_err(failed)?;
-        Ok(Window { region: ram::place(region, address, "DAX window")?, readonly: false })
+        Ok(Window { region: ram::place(region, address, "DAX window")?, readonly: false, private: false })
     };
     reserved().inspect_err(|_| windows.release(address))
 }
@@ -70,7 +74,7 @@ pub fn memory(windows: &mut WindowAllocator, size: u64, options: RamOptions) -> 
     let address = place(windows, size)?;
     let reserved = || {
         let region = ram::map(size, options).map_err(failed)?;
-        Ok(Window { region: ram::place(region, address, "RAM to come")?, readonly: false })
+        Ok(Window { region: ram::place(region, address, "RAM to come")?, readonly: false, private: true })
     };
     reserved().inspect_err(|_| windows.release(address))
 }

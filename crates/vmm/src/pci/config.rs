@@ -45,8 +45,10 @@ pub struct Bar {
     pub space: Space,
     /// Where it is, a multiple of the size.
     pub address: u64,
-    /// Bytes, a power of two; a memory BAR of 4 GiB and beyond, or above, is a 64-bit one.
+    /// Bytes, a power of two.
     pub size: u64,
+    /// A 64-bit BAR: of memory that may lie above 4 GiB. It takes the next index as well.
+    pub wide: bool,
     /// Reads have no effect; all windows are, registers are not.
     pub prefetchable: bool,
 }
@@ -88,7 +90,7 @@ impl ConfigSpace {
         let at = BAR0 + 4 * index;
         let flags = match bar.space {
             Space::Io => 1,
-            Space::Memory => u32::from(bar.prefetchable) << 3 | u32::from(is_wide(&bar)) << 2,
+            Space::Memory => u32::from(bar.prefetchable) << 3 | u32::from(bar.wide) << 2,
         };
         let keep = match bar.space {
             Space::Io => !3,
@@ -97,11 +99,16 @@ impl ConfigSpace {
         let mask = !(bar.size - 1);
         self.put(at, &(bar.address as u32 & keep | flags).to_le_bytes());
         self.mask[at..at + 4].copy_from_slice(&(mask as u32 & keep).to_le_bytes());
-        if is_wide(&bar) {
+        if bar.wide {
             self.put(at + 4, &((bar.address >> 32) as u32).to_le_bytes());
             self.mask[at + 4..at + 8].copy_from_slice(&((mask >> 32) as u32).to_le_bytes());
         }
         self.bars[index] = Some(bar);
+    }
+
+    /// A BAR, where it was at power-on.
+    pub fn bar(&self, index: usize) -> Option<Bar> {
+        self.bars.get(index).copied().flatten()
     }
 
     /// Appends a capability: its id, and its bytes behind id and link. Returns where it begins.
@@ -168,15 +175,10 @@ impl ConfigSpace {
             ]))
         };
         let at = BAR0 + 4 * index;
-        match (bar.space, is_wide(bar)) {
+        match (bar.space, bar.wide) {
             (Space::Io, _) => word(at) & !3,
             (Space::Memory, false) => word(at) & !0xF,
             (Space::Memory, true) => word(at) & !0xF | word(at + 4) << 32,
         }
     }
-}
-
-/// Windows are 64-bit BARs; registers lie below 4 GiB.
-fn is_wide(bar: &Bar) -> bool {
-    bar.space == Space::Memory && bar.prefetchable
 }

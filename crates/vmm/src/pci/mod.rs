@@ -232,10 +232,18 @@ mod tests {
     fn bus() -> Bus {
         let mut config =
             ConfigSpace::new(Identity { vendor: 0x1AF4, device: 0x1042, class: 0x01_0000, subsystem: 2 });
-        config.add_bar(0, Bar { space: Space::Io, address: 0xC000, size: 256, prefetchable: false });
-        config
-            .add_bar(1, Bar { space: Space::Memory, address: 0xD000_0000, size: 4096, prefetchable: false });
-        config.add_bar(2, Bar { space: Space::Memory, address: 1 << 40, size: 1 << 30, prefetchable: true });
+        config.add_bar(
+            0,
+            Bar { space: Space::Io, address: 0xC000, size: 256, wide: false, prefetchable: false },
+        );
+        config.add_bar(
+            1,
+            Bar { space: Space::Memory, address: 0xD000_0000, size: 4096, wide: false, prefetchable: false },
+        );
+        config.add_bar(
+            2,
+            Bar { space: Space::Memory, address: 1 << 40, size: 1 << 30, wide: true, prefetchable: true },
+        );
         let echo = Echo { config, written: Vec::new() };
         Bus::new(vec![Arc::new(Mutex::new(host_bridge::HostBridge::new())), Arc::new(Mutex::new(echo))])
     }

@@ -1,8 +1,9 @@
-//! Links and the virtio devices behind them.
+//! Links and the devices behind them: virtio, or PCI functions of the host.
 
 use crate::error::{Doing, Result};
 use crate::log;
-use netlink::{Message, Socket, attributes};
+use guest_protocol::network::address_of_slot;
+use netlink::{Attributes, Message, Socket, attributes};
 use std::fs;
 
 /// Devices on the virtio bus.
@@ -17,6 +18,10 @@ const NET: &str = "0x0001";
 /// IFLA_PERM_ADDRESS of Linux `include/uapi/linux/if_link.h`
 const PERMANENT_ADDRESS: u16 = 54;
 
+/// IFLA_PARENT_DEV_NAME, IFLA_PARENT_DEV_BUS_NAME
+const PARENT: u16 = 56;
+const PARENT_BUS: u16 = 57;
+
 /// Bytes of `struct ifinfomsg`.
 const HEADER: usize = 16;
 
@@ -25,7 +30,7 @@ const HEADER: usize = 16;
 pub(super) struct Link {
     pub index: u32,
     pub name: String,
-    /// Address of the device behind it, if it has one.
+    /// Address of the device behind it, or what stands for its place, if it has one.
     pub device: Option<[u8; 6]>,
 }
 
@@ -40,8 +45,24 @@ pub(super) fn links(socket: &mut Socket) -> Result<Vec<Link>> {
 fn link(body: &[u8]) -> Option<Link> {
     let index = body.get(4..8)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))?;
     let all = attributes(body.get(HEADER..)?);
-    let device = all.value(PERMANENT_ADDRESS).and_then(|value| value.try_into().ok());
+    let own = || all.value(PERMANENT_ADDRESS).and_then(|value| value.try_into().ok());
+    let device = slot(&all).map(address_of_slot).or_else(own);
     Some(Link { index, name: all.text(libc::IFLA_IFNAME)?, device })
+}
+
+/// The place of the PCI function that a link is, on the first bus: `0000:00:<slot>.0`. A virtio device is no PCI function itself.
+fn slot(all: &Attributes<'_>) -> Option<u8> {
+    let parent = all.text(PARENT).filter(|_| all.text(PARENT_BUS).as_deref() == Some("pci"))?;
+    u8::from_str_radix(parent.strip_prefix("0000:00:")?.strip_suffix(".0")?, 16).ok()
+}
+
+/// What the PCI function at a place says that it is, for people.
+pub(super) fn identity(slot: u8) -> String {
+    let read = |name| fs::read_to_string(format!("/sys/bus/pci/devices/0000:00:{slot:02x}.0/{name}"));
+    match (read("vendor"), read("device")) {
+        (Ok(vendor), Ok(device)) => format!("where vendor {} device {} is", vendor.trim(), device.trim()),
+        _ => "where nothing is".to_string(),
+    }
 }
 
 /// Gives every network device that has none its driver.
@@ -85,5 +106,21 @@ mod tests {
         let found = link(&[&bytes[..], &name, &device].concat()).unwrap();
         assert_eq!((found.index, found.name.as_str()), (7, "e0"));
         assert_eq!(found.device, Some([2, 0, 0, 0, 0, 1]));
+    }
+
+    #[test]
+    fn a_function_of_the_host_is_known_by_its_place() {
+        let with = |bus: &str, parent: &str| {
+            let head = [0, 0, 1, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            let message = Message::new(libc::RTM_NEWLINK, 0, &head).text(libc::IFLA_IFNAME, "e0");
+            let message = message.attribute(PERMANENT_ADDRESS, &[2, 0, 0, 0, 0, 1]);
+            link(message.text(PARENT, parent).text(PARENT_BUS, bus).body()).unwrap().device
+        };
+        assert_eq!(with("pci", "0000:00:10.0"), Some(address_of_slot(0x10)));
+        for (bus, parent) in
+            [("virtio", "virtio3"), ("pci", "0000:01:10.0"), ("pci", "0000:00:zz.0"), ("pci", "")]
+        {
+            assert_eq!(with(bus, parent), Some([2, 0, 0, 0, 0, 1]), "{bus} {parent}");
+        }
     }
 }

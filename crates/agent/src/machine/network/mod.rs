@@ -1,7 +1,7 @@
 //! The machine's network interfaces, as the host wants them.
 //!
 //! ```text
-//!   Interface{device, ..} ─► found by the address that the VMM gave it ─► name, MAC, MTU ─► up ─► addresses ─► routes ─► neighbours
+//!   Interface{device, ..} ─► found by the address that the VMM gave it, or by its place (a function of the host) ─► name, MAC, MTU ─► up ─► addresses ─► routes ─► neighbours
 //!   a device that no Interface names ─► its driver lets go of it: nothing of it is seen in the machine
 //! ```
 //!
@@ -14,7 +14,7 @@ use super::channel::wait_for;
 use crate::error::{Doing, Result, failed, invalid};
 use crate::log;
 use devices::Link;
-use guest_protocol::network::{Address, Interface};
+use guest_protocol::network::{Address, Interface, slot_of};
 use netlink::{Message, Socket};
 use rustix::io::Errno;
 
@@ -140,9 +140,15 @@ fn generates(interface: &Interface) -> bool {
 fn find(socket: &mut Socket, device: [u8; 6]) -> Result<Link> {
     let mut list = || devices::links(socket).ok()?.into_iter().find(|link| link.device == Some(device));
     wait_for(&mut list).ok_or_else(|| {
-        failed(format!(
-            "no network device with address {device:02x?}; the kernel needs its driver, virtio_net"
-        ))
+        failed(match slot_of(device) {
+            Some(slot) => format!(
+                "no network device at 0000:00:{slot:02x}.0, {}; the mini-OS needs the driver of that adapter: `clear-mini-os build --kernel source --profile devices` has many",
+                devices::identity(slot)
+            ),
+            None => {
+                format!("no network device with address {device:02x?}; the kernel needs its driver, virtio_net")
+            }
+        })
     })
 }
 

@@ -5,10 +5,13 @@
 //!   tap       /dev/net/tun ─► a tap in the namespace; it goes when its last descriptor is closed
 //!   redirect  eth0 ingress ──► tap egress ──► VMM       each frame, before the host's protocols see it
 //!             eth0 egress  ◄── tap ingress ◄── VMM
+//!   function, lent  an interface that is a PCI function goes to the machine itself, and comes back
 //! ```
 //!
 //! The addresses stay on the host's interface, where engines look for them; its frames never reach the host's own stack.
 
+pub mod function;
+pub mod lent;
 pub mod redirect;
 pub mod scan;
 pub mod tap;
@@ -46,6 +49,16 @@ pub enum NetworkError {
         devices: usize,
         /// Interfaces that there are.
         wanted: usize,
+    },
+    /// A function that cannot be lent.
+    #[error("network interface {name:?} (PCI function {address}) cannot be passed to the machine: {source}")]
+    NotLent {
+        /// The interface.
+        name: String,
+        /// Its function.
+        address: String,
+        /// Why.
+        source: function::FunctionError,
     },
     /// More interfaces than a machine may have.
     #[error("the network namespace has {0} interfaces; a machine gets at most {MAX_DEVICES}")]

@@ -30,6 +30,9 @@ const PERMANENT: u32 = 0x80;
 const NO_PREFIX_ROUTE: u32 = 0x200;
 /// IFA_F_HOMEADDRESS, IFA_F_NOPREFIXROUTE, IFA_F_MCAUTOJOIN: what can be set and means the same in the guest.
 const SETTABLE: u32 = 0x10 | NO_PREFIX_ROUTE | 0x400;
+/// IFLA_PARENT_DEV_NAME, IFLA_PARENT_DEV_BUS_NAME
+const PARENT: u16 = 56;
+const PARENT_BUS: u16 = 57;
 /// NUD_PERMANENT
 const KNOWN_FOR_EVER: u16 = 0x80;
 
@@ -40,6 +43,8 @@ pub struct Found {
     pub index: u32,
     /// What the guest gets; [`Interface::device`] is still to be chosen.
     pub interface: Interface,
+    /// Address of the PCI function behind it, if there is one. Kernels before 5.14 do not say.
+    pub function: Option<String>,
 }
 
 /// A route as the kernel has it.
@@ -68,7 +73,7 @@ pub fn scan(socket: &mut Socket) -> Result<Vec<Found>, NetworkError> {
     let routes = dump(libc::RTM_GETROUTE, &[0; 12], "routes")?;
     let neighbours = dump(libc::RTM_GETNEIGH, &[0; 12], "neighbours")?;
     let routes: Vec<_> = routes.iter().flat_map(|(_, body)| route(body)).collect();
-    for Found { index, interface } in &mut found {
+    for Found { index, interface, .. } in &mut found {
         let of_it = addresses.iter().filter_map(|(_, body)| address(body, &interface.name));
         interface.addresses = of_it.filter(|(of, _)| of == index).map(|(_, address)| address).collect();
         let of_it: Vec<_> = routes.iter().filter(|r| r.through == *index).map(|r| &r.route).collect();
@@ -110,6 +115,21 @@ pub fn index_of(socket: &mut Socket, name: &str) -> Result<u32, NetworkError> {
     };
     let found = links.iter().find_map(|(_, body)| of_name(body));
     found.ok_or_else(|| NetworkError::kernel(failed())(rustix::io::Errno::NODEV))
+}
+
+/// The number of the interface of a PCI function, if the socket's namespace has it.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn index_of_function(socket: &mut Socket, address: &str) -> Result<Option<u32>, NetworkError> {
+    let links = socket
+        .dump(&Message::new(libc::RTM_GETLINK, 0, &[0; 16]))
+        .map_err(NetworkError::kernel(format!("looking for the interface of PCI function {address}")))?;
+    let of_it = |body: &Vec<u8>| {
+        let found = function(&attributes(body.get(16..)?))?;
+        (found == address).then(|| number(body, 4)).flatten()
+    };
+    Ok(links.iter().find_map(|(_, body)| of_it(body)))
 }
 
 /// Some engines take the kernel's route to an address's network away again: then the guest's kernel is not to make it.
@@ -169,7 +189,14 @@ fn link(body: &[u8]) -> Option<Found> {
     let mtu = all.number(libc::IFLA_MTU)?;
     let up = flags & libc::IFF_UP as u32 != 0;
     let (device, addresses, routes, neighbours) = Default::default();
-    Some(Found { index, interface: Interface { device, name, mac, mtu, up, addresses, routes, neighbours } })
+    let interface = Interface { device, name, mac, mtu, up, addresses, routes, neighbours };
+    Some(Found { index, interface, function: function(&all) })
+}
+
+/// The PCI function that is a link's device.
+fn function(all: &Attributes<'_>) -> Option<String> {
+    let is_pci = all.text(PARENT_BUS).as_deref() == Some("pci");
+    all.text(PARENT).filter(|address| is_pci && machine_spec::is_pci_address(address))
 }
 
 fn is_our_tap(name: &str, all: &Attributes<'_>) -> bool {

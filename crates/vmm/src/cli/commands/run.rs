@@ -12,7 +12,7 @@ use crate::machine::hotplug::slots::SlotCounts;
 use crate::machine::{Machine, Options};
 use crate::memory::ram::RamOptions;
 use crate::vcpu::exit::ExitReason;
-use machine_spec::{Accelerator, Chassis, Kernel, MachineSpec, VERSION};
+use machine_spec::{Accelerator, Chassis, Device, Kernel, MachineSpec, VERSION, VFIO_SLOTS};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -80,6 +80,10 @@ pub struct Args {
         value_name = "tap=NAME[,mac=ADDRESS][,queues=N][,rx-bps=SIZE][,tx-bps=SIZE][,rx-pps=N][,tx-pps=N]"
     )]
     net: Vec<NetOption>,
+    /// PCI function of the host, such as 0000:01:10.0, that the guest drives itself; it is bound to vfio-pci. All of the guest's memory is
+    /// pinned then
+    #[arg(long, value_name = "ADDRESS")]
+    vfio: Vec<String>,
     /// Sockets between host and guest (vsock): a program of the host connects to PATH and says `CONNECT PORT`; the guest's
     /// connection to port P of the host leads to PATH_P
     #[arg(long, value_name = "PATH")]
@@ -103,7 +107,7 @@ pub struct Args {
     #[arg(long)]
     prefault: bool,
     /// The machine as JSON (what the container runtime uses) from a file or descriptor, in place of the options above
-    #[arg(long, value_name = "FILE|fd:N", conflicts_with_all = ["kernel", "initramfs", "cmdline", "cpus", "memory", "memory_max", "pmem", "disk", "share", "net", "vsock"])]
+    #[arg(long, value_name = "FILE|fd:N", conflicts_with_all = ["kernel", "initramfs", "cmdline", "cpus", "memory", "memory_max", "pmem", "disk", "share", "net", "vfio", "vsock"])]
     spec: Option<spec::Source>,
     /// Connected socket that the agent's vsock connection leads to
     #[arg(long, value_name = "fd:N", requires = "spec")]
@@ -154,6 +158,9 @@ pub fn run(args: Args, start: Instant) -> anyhow::Result<ExitCode> {
     }
     let donated = Donated { console, agent, taps, devices, signals: signals::block()?, control };
     let mut files = files::open(&spec, donated)?;
+    if !files.functions.all.is_empty() {
+        raise_lock_limit(&spec, &files.devices);
+    }
     let jail = jail(&args, &mut files, &mut bound)?;
     let slots = args.hotplug.clone().unwrap_or_default();
     let options = Options { ram, slots, count_exits: args.count_exits, start };
@@ -184,6 +191,7 @@ fn jail(args: &Args, files: &mut files::Files, bound: &mut [BoundPath]) -> anyho
     let needs = Needs {
         control: files.control.is_some(),
         slots: args.hotplug.clone().unwrap_or_default(),
+        vfio: !files.functions.all.is_empty(),
         violation: args.seccomp,
     };
     Ok(Jail::enter(&mut files.devices, &mut names, &needs)?)
@@ -236,7 +244,30 @@ fn spec(args: &Args) -> MachineSpec {
             initramfs: args.initramfs.clone(),
         },
         console: args.console != Choice::None,
-        devices: Vec::new(),
+        devices: functions(&args.vfio),
+    }
+}
+
+/// Functions of the host, each at a place of its own; more than there are places have the last, which is refused.
+fn functions(addresses: &[String]) -> Vec<Device> {
+    let places = VFIO_SLOTS.chain(std::iter::repeat(*VFIO_SLOTS.end()));
+    let device = |(host, slot): (&String, u8)| Device::Vfio { host: host.clone(), slot };
+    addresses.iter().zip(places).map(device).collect()
+}
+
+/// Lets this process lock what functions of the host may reach: all of the guest's memory. In the jail it has no capability for that.
+fn raise_lock_limit(spec: &MachineSpec, devices: &[OpenDevice]) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let images = devices.iter().map(|device| match device {
+        OpenDevice::Pmem { size, .. } => *size,
+        _ => 0,
+    });
+    let needed = (spec.memory_mib << 20).saturating_add(images.sum());
+    let Rlimit { current, maximum } = getrlimit(Resource::Memlock);
+    let more = |limit: Option<u64>| limit.map(|limit| limit.max(needed));
+    if current.is_some_and(|current| current < needed) {
+        // Where this is refused, pinning says so.
+        let _ = setrlimit(Resource::Memlock, Rlimit { current: more(current), maximum: more(maximum) });
     }
 }
 

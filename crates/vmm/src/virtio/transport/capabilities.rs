@@ -74,11 +74,17 @@ pub fn build(device: &dyn Device, places: Places, vectors: usize) -> (ConfigSpac
         space: Space::Io,
         address: u64::from(places.ports),
         size: u64::from(PORTS_SIZE),
+        wide: false,
         prefetchable: false,
     };
     config.add_bar(PORTS, ports);
-    let msix =
-        Bar { space: Space::Memory, address: u64::from(places.msix), size: MSIX_SIZE, prefetchable: false };
+    let msix = Bar {
+        space: Space::Memory,
+        address: u64::from(places.msix),
+        size: MSIX_SIZE,
+        wide: false,
+        prefetchable: false,
+    };
     config.add_bar(MSIX, msix);
 
     let mut control = Vec::new();

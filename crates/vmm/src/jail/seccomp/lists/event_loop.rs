@@ -1,7 +1,7 @@
 //! The main thread: the event loop, and what is left to do when the machine has ended.
 
 use super::Argument::{Is, IsOwnProcess, Lacks};
-use super::{Call, KVMIO, any, ioc, when};
+use super::{Call, KVM_SET_USER_MEMORY_REGION, any, when};
 use libc::PROT_EXEC;
 
 pub const CALLS: &[Call] = &[
@@ -21,9 +21,6 @@ pub const CALLS: &[Call] = &[
 
 /// SIGRTMIN, with which vCPUs are stopped: the first that glibc leaves to programs (signal(7)).
 const SIGRTMIN: u32 = 34;
-
-/// Takes memory from the guest with the device that it belongs to; `struct kvm_userspace_memory_region` has 32 bytes.
-const KVM_SET_USER_MEMORY_REGION: u32 = ioc(1, KVMIO, 0x46, 32);
 
 /// The control socket: its clients, stopping vCPUs by a signal, statistics, taking devices away (a share that goes looks at its root once
 /// more).

@@ -63,7 +63,8 @@ pub struct List {
     pub parts: &'static [&'static [Call]],
 }
 
-/// All lists. `..._SOCKETS` are for machines whose guest may reach sockets by name (`--vsock PATH`).
+/// All lists. `..._SOCKETS` are for machines whose guest may reach sockets by name (`--vsock PATH`), `..._VFIO` for those whose guest drives
+/// functions of the host.
 pub const LISTS: &[List] = &[
     List { name: "EVENT_LOOP", parts: &[every::CALLS, devices::CALLS, event_loop::CALLS] },
     List {
@@ -111,6 +112,11 @@ pub const LISTS: &[List] = &[
     List { name: "VHOST_USER", parts: &[every::CALLS, vhost_user::CALLS, event_loop::NAMES] },
     List { name: "VCPU", parts: &[vcpu::CALLS, every::CALLS, devices::CALLS] },
     List { name: "VCPU_SOCKETS", parts: &[vcpu::CALLS, every::CALLS, devices::CALLS, devices::SOCKETS] },
+    List { name: "VCPU_VFIO", parts: &[vcpu::CALLS, every::CALLS, devices::CALLS, vcpu::VFIO] },
+    List {
+        name: "VCPU_SOCKETS_VFIO",
+        parts: &[vcpu::CALLS, every::CALLS, devices::CALLS, devices::SOCKETS, vcpu::VFIO],
+    },
     List { name: "DISK", parts: &[every::CALLS, disk::CALLS] },
     List { name: "FLUSH", parts: &[every::CALLS, flush::CALLS] },
     List { name: "SHARE_READONLY", parts: &[every::CALLS, share::READ, share::READ_ONLY] },
@@ -124,6 +130,9 @@ const fn ioc(direction: u32, kind: u8, number: u8, size: u32) -> u32 {
 
 /// Type of KVM's requests.
 const KVMIO: u8 = 0xAE;
+
+/// Gives memory to the guest, or takes it away; `struct kvm_userspace_memory_region` has 32 bytes.
+const KVM_SET_USER_MEMORY_REGION: u32 = ioc(1, KVMIO, 0x46, 32);
 
 /// Injects a message-signalled interrupt; `struct kvm_msi` has 32 bytes.
 const KVM_SIGNAL_MSI: u32 = ioc(1, KVMIO, 0xA5, 32);
