@@ -159,7 +159,8 @@ fn check_scripts(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Builds both kinds of mini-OS, and the lab's kernel, which is one that drives virtual functions too, into the system's store, where they are found again the next time.
+/// Builds both kinds of mini-OS, and the lab's kernel, which drives virtual functions too, into the system's store, where they are found
+/// again the next time.
 fn build_mini_os(root: &Path) -> Result<()> {
     let program = root.join("target/release/clear-mini-os");
     let tested = ["--kernel", "source", "--profile", TESTED_PROFILE];
@@ -203,7 +204,20 @@ const IN_LAB: [&str; 6] = [
     "stdio::every_byte_passes_both_ways_and_end_of_input_arrives",
 ];
 
-/// Machines that they run on: every backend and board, with every root that it has. On the first one nothing is asked for, so `cor` finds
+/// Which tests run under engines in the lab, on clear-vmm and with control groups of version 2.
+const ENGINES_IN_LAB: [&str; 9] = [
+    "a_block_device_is_passed",
+    "a_paused_container_stands_still",
+    "a_terminal_is_one_and_follows_its_size",
+    "containerd::metrics_are_told",
+    "containers_reach_each_other_by_name",
+    "copies_go_both_ways",
+    "exec_passes_streams_and_exit_code",
+    "memory_is_limited_and_its_end_is_told",
+    "ports_are_published",
+];
+
+/// Machines that [`IN_LAB`] run on: every backend and board, with every root that it has. On the first one nothing is asked for, so `cor` finds
 /// that KVM works and takes clear-vmm with persistent memory.
 const MACHINES: [&str; 6] = [
     "",
@@ -214,13 +228,15 @@ const MACHINES: [&str; 6] = [
     "backend=qemu,chassis=q35,root=disk",
 ];
 
-/// Some of the same tests on every kind of machine; then those of clear-vmm alone; then those that need an adapter to pass.
+/// Some of the same tests on every kind of machine; then those of clear-vmm alone, some under engines, and those that pass an adapter.
 fn end_to_end_in_lab(root: &Path) -> Result<()> {
     for machine in MACHINES {
         println!("\non {}:", if machine.is_empty() { "clear-vmm" } else { machine });
         in_lab(root, "end_to_end", &IN_LAB, machine, &[], TESTED_PROFILE)?;
     }
     in_lab(root, "machines", &[], "", &[], TESTED_PROFILE)?;
+    println!("\nunder container engines:");
+    in_lab(root, "engines", &ENGINES_IN_LAB, "", &[], TESTED_PROFILE)?;
     println!("\nwith virtual functions of a network adapter:");
     in_lab(root, "sriov", &[], "", &["--sriov"], WITH_ADAPTERS)
 }

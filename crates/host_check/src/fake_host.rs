@@ -53,7 +53,7 @@ impl FakeHost {
         for (path, text) in FILES {
             host.write(path, text);
         }
-        let record = "{\"boot_id\":\"a-boot\",\"modules\":[\"kvm_intel\"],\"kvm\":\"usable\"}";
+        let record = "{\"boot_id\":\"a-boot\",\"modules\":[\"kvm_intel\"],\"found\":\"usable\"}";
         host.write("/run/clear-containers/kvm-probe.json", record);
         host.program(
             "/usr/bin/qemu-system-x86_64",

@@ -1,10 +1,11 @@
-//! Keeps the KVM verdict from one program start to the next.
+//! Keeps what was found out by trying from one program start to the next.
 //!
-//! The probe creates a virtual machine, which takes a millisecond on a good host and up to 70 in some control groups.
-//! Its verdict can change only by a reboot or by another KVM module, so a record says for which of these it holds.
+//! The KVM probe creates a virtual machine, which takes a millisecond on a good host and up to 70 in some control groups; measuring the time
+//! stamp counter takes longer. What they find can change only by a reboot or by another KVM module, so a record says for which of these it
+//! holds.
 
 use crate::Root;
-use crate::facts::Kvm;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{self, Read};
@@ -14,30 +15,34 @@ use std::path::Path;
 /// A record is about 300 bytes.
 const LARGEST_RECORD: u64 = 4096;
 
-/// A verdict and what it holds for.
+/// What was found, and what it holds for.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Record {
+struct Record<T> {
     boot_id: String,
     modules: Vec<String>,
-    kvm: Kvm,
+    found: T,
 }
 
-/// The verdict on record for this boot, or that of `probe`, which is then recorded.
+/// What is on record under `name` for this boot, or what `probe` finds, which is then recorded.
 ///
 /// A record that cannot be read or written costs time only, so no error leaves this module.
-pub(crate) fn or_probe(root: &Root, probe: impl FnOnce() -> Kvm) -> Kvm {
-    let (Some(path), Ok(boot_id)) = (root.probe_record(), root.read("/proc/sys/kernel/random/boot_id"))
+pub(crate) fn or_probe<T: Serialize + DeserializeOwned>(
+    root: &Root,
+    name: &str,
+    probe: impl FnOnce() -> T,
+) -> T {
+    let (Some(path), Ok(boot_id)) = (root.probe_record(name), root.read("/proc/sys/kernel/random/boot_id"))
     else {
         return probe();
     };
     let (boot_id, modules) = (boot_id.trim().to_owned(), kvm_modules(root));
-    match read(&path) {
-        Ok(record) if record.boot_id == boot_id && record.modules == modules => record.kvm,
+    match read::<T>(&path) {
+        Ok(record) if record.boot_id == boot_id && record.modules == modules => record.found,
         _ => {
-            let record = Record { boot_id, modules, kvm: probe() };
+            let record = Record { boot_id, modules, found: probe() };
             let _ = write(&path, &record);
-            record.kvm
+            record.found
         }
     }
 }
@@ -52,7 +57,7 @@ fn kvm_modules(root: &Root) -> Vec<String> {
 }
 
 /// Reads a record, but only one that this user (or root) wrote and nobody else can change.
-fn read(path: &Path) -> io::Result<Record> {
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Record<T>> {
     let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
     let (file_owner, mode) = file.metadata().map(|m| (m.uid(), m.mode()))?;
     let own = fs::metadata("/proc/self")?.uid();
@@ -65,7 +70,7 @@ fn read(path: &Path) -> io::Result<Record> {
 }
 
 /// Writes a record whole or not at all: readers never see half of one.
-fn write(path: &Path, record: &Record) -> io::Result<()> {
+fn write(path: &Path, record: &impl Serialize) -> io::Result<()> {
     let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     if !directory.is_dir() {
         fs::DirBuilder::new().mode(0o700).create(directory)?;
@@ -87,6 +92,7 @@ fn write(path: &Path, record: &Record) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::Kvm;
     use crate::fake_host::FakeHost;
     use std::os::unix::fs::PermissionsExt;
 
@@ -99,12 +105,12 @@ mod tests {
         let host = FakeHost::new();
         host.forget_probe();
         let root = host.root();
-        assert_eq!(or_probe(&root, refused), refused());
-        assert_eq!(or_probe(&root, || panic!("probed twice")), refused());
+        assert_eq!(or_probe(&root, "kvm-probe", refused), refused());
+        assert_eq!(or_probe(&root, "kvm-probe", || -> Kvm { panic!("probed twice") }), refused());
         host.write("/proc/sys/kernel/random/boot_id", "another\n");
-        assert_eq!(or_probe(&root, || Kvm::Usable), Kvm::Usable);
+        assert_eq!(or_probe(&root, "kvm-probe", || Kvm::Usable), Kvm::Usable);
         host.write("/sys/module/kvm_amd/refcnt", "0");
-        assert_eq!(or_probe(&root, refused), refused());
+        assert_eq!(or_probe(&root, "kvm-probe", refused), refused());
         let left: Vec<_> = fs::read_dir(host.path("/run/clear-containers")).unwrap().collect();
         assert_eq!(left.len(), 1, "{left:?}");
     }
@@ -114,9 +120,9 @@ mod tests {
         let host = FakeHost::new();
         let (root, path) = (host.root(), host.path("/run/clear-containers/kvm-probe.json"));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-        assert_eq!(or_probe(&root, refused), refused());
+        assert_eq!(or_probe(&root, "kvm-probe", refused), refused());
         fs::write(&path, "{\"boot_id\":").unwrap();
-        assert_eq!(or_probe(&root, || Kvm::Usable), Kvm::Usable);
+        assert_eq!(or_probe(&root, "kvm-probe", || Kvm::Usable), Kvm::Usable);
     }
 
     #[test]
@@ -125,6 +131,6 @@ mod tests {
         host.forget_probe();
         fs::remove_dir(host.path("/run/clear-containers")).unwrap();
         fs::remove_dir(host.path("/run")).unwrap();
-        assert_eq!(or_probe(&host.root(), refused), refused());
+        assert_eq!(or_probe(&host.root(), "kvm-probe", refused), refused());
     }
 }

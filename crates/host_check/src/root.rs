@@ -12,7 +12,7 @@ const LARGEST_FILE: u64 = 1 << 20;
 const DEFAULT_SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// File below the root that keeps the KVM verdict until the next boot.
-const PROBE_RECORD: &str = "/run/clear-containers/kvm-probe.json";
+const PROBE_RECORDS: &str = "/run/clear-containers";
 
 /// A view of a host: file system root, search path and architecture.
 #[derive(Debug, Clone)]
@@ -53,7 +53,7 @@ impl Root {
         Self { arch: arch.to_owned(), ..self }
     }
 
-    /// The same host, but the KVM probe is run each time, and its verdict not written down.
+    /// The same host, but what has to be tried is tried each time, and not written down.
     #[must_use]
     pub fn without_probe_record(self) -> Self {
         Self { keep_probe: false, ..self }
@@ -65,9 +65,9 @@ impl Root {
         &self.arch
     }
 
-    /// Where the KVM verdict is kept, if it is.
-    pub(crate) fn probe_record(&self) -> Option<PathBuf> {
-        self.keep_probe.then(|| self.path(PROBE_RECORD))
+    /// Where is kept what was found by trying, if it is.
+    pub(crate) fn probe_record(&self, name: &str) -> Option<PathBuf> {
+        self.keep_probe.then(|| self.path(PROBE_RECORDS).join(name).with_extension("json"))
     }
 
     /// The place of an absolute path of that host.

@@ -1,18 +1,16 @@
-//! Gathers [`HostFacts`] by reading files: about two milliseconds, no process started.
+//! Gathers [`HostFacts`] by reading files: about a millisecond, no process started.
 
 use crate::facts::{Cgroups, HostFacts, Kvm};
-use crate::tsc::Sample;
-use crate::{Root, kvm_probe, mounts, probe_record, qemu};
+use crate::{Root, kvm_probe, mounts, probe_record, qemu, tsc};
 
 /// Reads what a plan has to know about the host.
 ///
-/// The KVM probe, by far the dearest part, runs once per boot: its verdict is kept below `/run/clear-containers`, unless
-/// [`Root::without_probe_record`] says otherwise. What cannot be read counts as zero or absent; the checks say so.
+/// The dearest parts, which try KVM and measure the time stamp counter, run once per boot: what they find is kept below
+/// `/run/clear-containers`, unless [`Root::without_probe_record`] says otherwise. What cannot be read counts as zero or absent; the checks say so.
 #[must_use]
 pub fn survey(root: &Root) -> HostFacts {
-    let sample = Sample::take(root);
     let meminfo = root.read("/proc/meminfo").unwrap_or_default();
-    let mut facts = HostFacts {
+    HostFacts {
         arch: root.arch().to_owned(),
         cpus: allowed_cpus(root),
         memory_total_mib: mebibytes(&meminfo, "MemTotal:"),
@@ -22,10 +20,8 @@ pub fn survey(root: &Root) -> HostFacts {
         clear_vmm: root.companion("clear-vmm").or_else(|| root.program("clear-vmm")),
         cgroups: cgroups(root),
         hostname: root.read("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
-        tsc_khz: None,
-    };
-    facts.tsc_khz = sample.and_then(Sample::khz);
-    facts
+        tsc_khz: probe_record::or_probe(root, "tsc", || tsc::khz(root)),
+    }
 }
 
 /// How control groups are mounted, alone.
@@ -40,7 +36,7 @@ fn kvm(root: &Root) -> Kvm {
     if let Err(error) = kvm_probe::open(&device) {
         return Kvm::Unusable(error.to_string());
     }
-    probe_record::or_probe(root, || match kvm_probe::run(&device) {
+    probe_record::or_probe(root, "kvm-probe", || match kvm_probe::run(&device) {
         Ok(()) => Kvm::Usable,
         Err(error) => Kvm::Unusable(error.to_string()),
     })

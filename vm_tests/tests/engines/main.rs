@@ -25,8 +25,22 @@ macro_rules! tests {
 }
 pub(crate) use tests;
 
+/// Options of the harness whose value is the next word.
+const WITH_VALUE: [&str; 5] = ["--color", "--format", "--logfile", "--skip", "--test-threads"];
+
+/// The harness takes one name; as the standard one does, this takes several, and gives them back.
+fn arguments() -> (Arguments, Vec<String>) {
+    let (mut names, mut others, mut value) = (Vec::new(), Vec::new(), true);
+    for word in std::env::args() {
+        let is_name = !value && !word.starts_with('-');
+        value = !value && WITH_VALUE.contains(&word.as_str());
+        if is_name { &mut names } else { &mut others }.push(word);
+    }
+    (Arguments::from_iter(others), names)
+}
+
 fn main() {
-    let arguments = Arguments::from_args();
+    let (arguments, names) = arguments();
     let mut trials = Vec::new();
     let mut add = |engine: &'static Engine, tests: &[(&str, Test)]| {
         trials.extend(tests.iter().map(|&(name, test)| {
@@ -43,6 +57,8 @@ fn main() {
     add(&PODMAN, podman::TESTS);
     add(&DOCKER, docker::TESTS);
     add(&CONTAINERD, containerd::TESTS);
+    let wanted = |trial: &Trial| names.is_empty() || names.iter().any(|name| trial.name().contains(name));
+    trials.retain(wanted);
     if arguments.list {
         libtest_mimic::run(&arguments, trials).exit();
     }
