@@ -94,9 +94,37 @@ pub fn run(dir: &StateDir) -> Result<(), HostError> {
                 Ok(())
             }
             Undo::Function(lent) if returned.contains(lent.address()) => Ok(()),
-            Undo::Function(lent) => lent.give_back().map_err(HostError::from),
+            Undo::Function(lent) => give_back(dir, &lent),
         };
         result = result.and(done);
     }
     result
+}
+
+/// Once only: should something else of the list fail, another machine may have the function when the list is run again.
+fn give_back(dir: &StateDir, lent: &Lent) -> Result<(), HostError> {
+    lent.give_back()?;
+    note(dir, &Undo::Returned { address: lent.address().to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_is_given_back_once() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = StateDir::new(root.path(), "c").unwrap();
+        let _lock = dir.create().unwrap();
+        // No function of any host: there is nothing to give back.
+        let lent = r#"{"function":{"function":{"address":"ffff:ff:1f.7","driver":"none","driver_override":null},
+            "namespace":null,"name":"eth0","mac":[2,0,0,0,0,1],"mtu":1500}}"#;
+        let Undo::Function(lent) = serde_json::from_str(lent).unwrap() else { panic!("another effect") };
+        note(&dir, &Undo::Function(lent)).unwrap();
+        for _ in 0..2 {
+            run(&dir).unwrap();
+            let text = fs::read_to_string(dir.file("undo")).unwrap();
+            assert_eq!(text.matches(r#"{"returned":{"address":"ffff:ff:1f.7"}}"#).count(), 1, "{text}");
+        }
+    }
 }
