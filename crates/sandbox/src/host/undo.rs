@@ -4,6 +4,7 @@
 //! exists. Taking back what does not exist is no error.
 
 use super::network::lent::Lent;
+use super::network::local_ports::{self, Ports};
 use super::network::redirect::{self, Cookie};
 use super::network::{self, NetworkError, tap};
 use super::{HostError, cgroup};
@@ -36,6 +37,13 @@ pub enum Undo {
         interface: u32,
         /// By which the redirection is known to be ours.
         cookie: Cookie,
+    },
+    /// Let sockets of a namespace that ask for no port have those again that they had before.
+    LocalPorts {
+        /// As a file.
+        namespace: PathBuf,
+        /// Which they had.
+        before: Ports,
     },
     /// Give a PCI function back to its driver, and its interface to its namespace.
     Function(Lent),
@@ -88,6 +96,13 @@ pub fn run(dir: &StateDir) -> Result<(), HostError> {
             }
             Undo::Tap { namespace, interface } => {
                 in_namespace(&namespace, |socket| tap::remove(socket, interface))
+            }
+            Undo::LocalPorts { namespace, before } => {
+                let back = || local_ports::put_back(local_ports::FILE.as_ref(), redirect::ANSWERED, before);
+                network::run_in(&namespace, back)
+                    .and_then(Option::transpose)
+                    .map(drop)
+                    .map_err(HostError::from)
             }
             Undo::Returned { address } => {
                 returned.insert(address);
