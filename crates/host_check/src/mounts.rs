@@ -1,6 +1,7 @@
 //! Reads /proc/self/mountinfo: which file system is mounted where.
 
 use crate::Root;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// One line of mountinfo, as far as anybody here asks.
@@ -22,18 +23,23 @@ pub(crate) fn read(root: &Root) -> Vec<Mount> {
 
 /// Without those that another mount hides: one in the same mount, at a directory above theirs, so made later.
 fn reachable(mounts: Vec<Mount>) -> Vec<Mount> {
-    let hides = |a: &Mount, b: &Mount| {
-        a.id != b.id && a.parent == b.parent && b.point.starts_with(&a.point) && a.point != b.point
-    };
-    let mut hidden: Vec<u32> =
-        mounts.iter().filter(|b| mounts.iter().any(|a| hides(a, b))).map(|b| b.id).collect();
+    // Hosts have thousands of mounts, most of them in one: no pair of them is compared.
+    // The first mount of all is its own parent, and covers nothing of it.
+    let covers = mounts.iter().filter(|m| m.id != m.parent);
+    let places: HashSet<(u32, &Path)> = covers.map(|m| (m.parent, m.point.as_path())).collect();
+    let is_hidden =
+        |m: &&Mount| m.point.ancestors().skip(1).any(|above| places.contains(&(m.parent, above)));
+    let mut inner: HashMap<u32, Vec<u32>> = HashMap::new();
+    for mount in &mounts {
+        inner.entry(mount.parent).or_default().push(mount.id);
+    }
+    let mut rest: Vec<u32> = mounts.iter().filter(is_hidden).map(|m| m.id).collect();
+    let mut hidden = HashSet::new();
     // What is in a hidden one is hidden too.
-    let mut from = 0;
-    while from < hidden.len() {
-        let inner = mounts.iter().filter(|m| m.parent == hidden[from] && !hidden.contains(&m.id));
-        let inner: Vec<u32> = inner.map(|m| m.id).collect();
-        hidden.extend(inner);
-        from += 1;
+    while let Some(id) = rest.pop() {
+        if hidden.insert(id) {
+            rest.extend(inner.get(&id).into_iter().flatten());
+        }
     }
     mounts.into_iter().filter(|mount| !hidden.contains(&mount.id)).collect()
 }
@@ -125,6 +131,18 @@ mod tests {
         ];
         let mounts = reachable(lines.iter().filter_map(|line| parse_line(line)).collect());
         assert_eq!(mounts.iter().map(|m| m.id).collect::<Vec<_>>(), [20, 21, 24, 25, 26]);
+    }
+
+    #[test]
+    fn a_root_that_is_its_own_parent_hides_nothing() {
+        // A host that runs from its initramfs.
+        let lines = [
+            "1 1 0:2 / / rw - rootfs rootfs rw",
+            "21 1 0:3 / /sys rw - sysfs none rw",
+            "22 21 0:4 / /sys/fs/cgroup rw - cgroup2 none rw",
+        ];
+        let mounts = reachable(lines.iter().filter_map(|line| parse_line(line)).collect());
+        assert_eq!(mounts.iter().map(|m| m.id).collect::<Vec<_>>(), [1, 21, 22]);
     }
 
     proptest! {

@@ -4,6 +4,7 @@
 //! exists. Taking back what does not exist is no error.
 
 use super::network::lent::Lent;
+use super::network::local_ports::{self, Ports};
 use super::network::redirect::{self, Cookie};
 use super::network::{self, NetworkError, tap};
 use super::{HostError, cgroup};
@@ -36,6 +37,13 @@ pub enum Undo {
         interface: u32,
         /// By which the redirection is known to be ours.
         cookie: Cookie,
+    },
+    /// Let sockets of a namespace that ask for no port have those again that they had before.
+    LocalPorts {
+        /// As a file.
+        namespace: PathBuf,
+        /// Which they had.
+        before: Ports,
     },
     /// Give a PCI function back to its driver, and its interface to its namespace.
     Function(Lent),
@@ -89,14 +97,49 @@ pub fn run(dir: &StateDir) -> Result<(), HostError> {
             Undo::Tap { namespace, interface } => {
                 in_namespace(&namespace, |socket| tap::remove(socket, interface))
             }
+            Undo::LocalPorts { namespace, before } => {
+                let back = || local_ports::put_back(local_ports::FILE.as_ref(), redirect::ANSWERED, before);
+                network::run_in(&namespace, back)
+                    .and_then(Option::transpose)
+                    .map(drop)
+                    .map_err(HostError::from)
+            }
             Undo::Returned { address } => {
                 returned.insert(address);
                 Ok(())
             }
             Undo::Function(lent) if returned.contains(lent.address()) => Ok(()),
-            Undo::Function(lent) => lent.give_back().map_err(HostError::from),
+            Undo::Function(lent) => give_back(dir, &lent),
         };
         result = result.and(done);
     }
     result
+}
+
+/// Once only: should something else of the list fail, another machine may have the function when the list is run again.
+fn give_back(dir: &StateDir, lent: &Lent) -> Result<(), HostError> {
+    lent.give_back()?;
+    note(dir, &Undo::Returned { address: lent.address().to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_is_given_back_once() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = StateDir::new(root.path(), "c").unwrap();
+        let _lock = dir.create().unwrap();
+        // No function of any host: there is nothing to give back.
+        let lent = r#"{"function":{"function":{"address":"ffff:ff:1f.7","driver":"none","driver_override":null},
+            "namespace":null,"name":"eth0","mac":[2,0,0,0,0,1],"mtu":1500}}"#;
+        let Undo::Function(lent) = serde_json::from_str(lent).unwrap() else { panic!("another effect") };
+        note(&dir, &Undo::Function(lent)).unwrap();
+        for _ in 0..2 {
+            run(&dir).unwrap();
+            let text = fs::read_to_string(dir.file("undo")).unwrap();
+            assert_eq!(text.matches(r#"{"returned":{"address":"ffff:ff:1f.7"}}"#).count(), 1, "{text}");
+        }
+    }
 }

@@ -10,7 +10,7 @@
 //! Interfaces that are PCI functions and go to the machine itself are [`Functions`]: they have no tap.
 //!
 //! The VMM alone keeps a tap alive: with it goes the tap, and with that all it was connected to but the interface's ingress discipline.
-//! Both are on the undo list where the namespace outlives the keeper.
+//! Both, and which ports the namespace's sockets get, are on the undo list where the namespace outlives the keeper.
 
 use super::agent_client::DEADLINE;
 use super::control::ConnectionId;
@@ -19,6 +19,7 @@ use super::running::{Keeper, Phase, Waiting};
 use crate::configuration::Passthrough;
 use crate::entropy;
 use crate::host::HostError;
+use crate::host::network::local_ports;
 use crate::host::network::redirect::{self, Cookie};
 use crate::host::network::scan::{Found, scan};
 use crate::host::network::tap::{self, Tap};
@@ -32,9 +33,8 @@ use guest_protocol::network::Interface;
 use machine_spec::Device;
 use netlink::Socket;
 use std::collections::BTreeMap;
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// RTMGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE of Linux `include/uapi/linux/rtnetlink.h`.
@@ -42,9 +42,6 @@ const CHANGES: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400;
 
 /// How long a change may go on until it is looked at: an engine adds link, addresses and routes one after another.
 const SETTLE: Duration = Duration::from_millis(100);
-
-/// Which ports a socket of the namespace gets that asks for none.
-const LOCAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 /// A device of the machine.
 #[derive(Debug)]
@@ -201,9 +198,15 @@ impl Network {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn let_answers_in(&mut self) -> Result<(), NetworkError> {
-        let ports = format!("{} {}", redirect::ANSWER_PORTS, u16::MAX);
-        fs::write(LOCAL_PORTS, ports).map_err(NetworkError::kernel(format!("writing {LOCAL_PORTS}")))?;
+    pub fn let_answers_in(&mut self) -> Result<(), HostError> {
+        let (file, ours) = (Path::new(local_ports::FILE), redirect::ANSWERED);
+        let before = local_ports::get(file)?;
+        if before != ours {
+            if let Some(namespace) = self.namespace.clone() {
+                undo::note(&self.dir, &Undo::LocalPorts { namespace, before })?;
+            }
+            local_ports::set(file, ours)?;
+        }
         self.answers = true;
         for port in &self.ports {
             if let Some(interface) = port.interface {

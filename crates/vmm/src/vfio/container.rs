@@ -5,6 +5,7 @@ use super::VfioError;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use vm_memory::{Address, GuestMemoryRegion, GuestRegionMmap};
 
 /// `_IO(VFIO_TYPE, VFIO_BASE + n)` of Linux `include/uapi/linux/vfio.h`.
@@ -50,7 +51,11 @@ struct Unmap {
 
 /// A container. All functions of a machine are in one.
 #[derive(Debug)]
-pub struct Container(File);
+pub struct Container {
+    file: File,
+    /// The kind of IOMMU was chosen.
+    started: AtomicBool,
+}
 
 impl Container {
     /// A new one, in which nothing is yet.
@@ -63,7 +68,7 @@ impl Container {
             .write(true)
             .open(PATH)
             .map_err(|source| VfioError::Open { path: PATH.into(), source })?;
-        let container = Container(file);
+        let container = Container { file, started: AtomicBool::new(false) };
         if container.ask(GET_API_VERSION, 0).ok() != Some(API) {
             return Err(VfioError::Lacks("version 0 of its interface"));
         }
@@ -75,17 +80,23 @@ impl Container {
 
     /// The container's number, by which a group joins it.
     pub(super) fn number(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.file.as_raw_fd()
     }
 
-    /// Chooses the kind of IOMMU; there has to be a group in it.
+    /// Chooses the kind of IOMMU; there has to be a group in it. Once: the kernel refuses a second choice, and groups that join later have the
+    /// first.
     ///
     /// # Errors
     /// When the host's IOMMU cannot keep interrupts apart either.
     pub(super) fn start(&self) -> Result<(), VfioError> {
-        self.ask(SET_IOMMU, TYPE1_V2).map(drop).map_err(VfioError::request(
+        if self.started.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.ask(SET_IOMMU, TYPE1_V2).map_err(VfioError::request(
             "turning the IOMMU on (\"Operation not permitted\": it does not remap interrupts, by which a guest could interrupt the host at will)",
-        ))
+        ))?;
+        self.started.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Lets functions reach a region of guest memory, at the guest's address. Its pages stay where they are from now on.
@@ -131,4 +142,18 @@ impl Container {
 
 pub(super) fn checked(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kind_of_iommu_is_chosen_once() {
+        // A file that refuses every request, as a container refuses a second choice.
+        let container =
+            |started| Container { file: File::open("/dev/null").unwrap(), started: AtomicBool::new(started) };
+        assert!(container(false).start().unwrap_err().to_string().contains("turning the IOMMU on"));
+        assert!(container(true).start().is_ok(), "the second function joins what the first has chosen");
+    }
 }

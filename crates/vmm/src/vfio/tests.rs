@@ -4,7 +4,7 @@ use super::bars::{Bars, Slots, mappable};
 use super::config::{self, MsixPlace, Shown};
 use super::device::{CONFIG, Region};
 use super::function::{HostFunction, parts};
-use super::vectors::{Lines, Message, Vectors};
+use super::vectors::{Lines, Message, Vectors, lead};
 use super::{Hardware, VfioError};
 use crate::bus::lock;
 use crate::memory::{ADDRESSABLE_END, PAGE};
@@ -214,6 +214,25 @@ fn a_vector_is_open_while_enabled_and_unmasked() {
     assert_eq!(entry, [0x42, 0, 0, 0, 0, 0, 0, 0]);
     write(&mut function, control, &[0]);
     assert_eq!(lock(&mock.0).connected, 0);
+}
+
+#[test]
+fn a_message_that_kvm_refuses_spoils_no_other() {
+    // As KVM with KVM_CAP_X2APIC_API, which wants the low byte of the upper half of an address to be zero.
+    let set =
+        |routes: &BTreeMap<u32, Message>| match routes.values().all(|(address, _)| address >> 32 & 0xFF == 0)
+        {
+            true => Ok(()),
+            false => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        };
+    let (good, bad) = ((0xFEE0_0000, 0x41), (0x1_FEE0_0000, 0x41));
+    let mut routes = BTreeMap::new();
+    assert!(lead(&mut routes, 24, bad, set).is_err());
+    assert!(lead(&mut routes, 24, bad, set).is_err(), "the second time too");
+    assert!(lead(&mut routes, 25, good, set).is_ok(), "another line");
+    assert!(lead(&mut routes, 25, bad, set).is_err());
+    assert_eq!(routes, BTreeMap::from([(25, good)]), "what KVM has");
+    assert!(lead(&mut routes, 25, good, |_| panic!("nothing changes")).is_ok());
 }
 
 #[test]

@@ -69,14 +69,12 @@ fn route(line: u32, (address, data): Message) -> kvm_irq_routing_entry {
 
 impl Lines for KvmLines {
     fn open(&self, line: u32, message: Message, event: &EventFd) -> io::Result<()> {
-        let mut routes = lock(&self.routes);
-        // Setting routes waits for others to be done with the old ones: only when something changes.
-        if routes.insert(line, message) != Some(message) {
+        lead(&mut lock(&self.routes), line, message, |routes| {
             let entries: Vec<_> = routes.iter().map(|(line, message)| route(*line, *message)).collect();
             let all =
                 KvmIrqRouting::from_entries(&entries).map_err(|_| io::Error::other("too many routes"))?;
-            self.vm.set_gsi_routing(&all)?;
-        }
+            Ok(self.vm.set_gsi_routing(&all)?)
+        })?;
         Ok(self.vm.register_irqfd(event, line)?)
     }
 
@@ -84,6 +82,26 @@ impl Lines for KvmLines {
         // It fails for one that is not there only.
         let _ = self.vm.unregister_irqfd(event, line);
     }
+}
+
+/// Makes `line` the interrupt `message` by `set`, which takes all routes at once. One that KVM refuses is not among those of the next call.
+pub(super) fn lead(
+    routes: &mut BTreeMap<u32, Message>,
+    line: u32,
+    message: Message,
+    set: impl FnOnce(&BTreeMap<u32, Message>) -> io::Result<()>,
+) -> io::Result<()> {
+    let before = routes.insert(line, message);
+    // Setting routes waits for others to be done with the old ones: only when something changes.
+    if before == Some(message) {
+        return Ok(());
+    }
+    set(routes).inspect_err(|_| {
+        match before {
+            Some(before) => routes.insert(line, before),
+            None => routes.remove(&line),
+        };
+    })
 }
 
 /// The vectors of a function.

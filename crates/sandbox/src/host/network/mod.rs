@@ -5,6 +5,7 @@
 //!   tap       /dev/net/tun ─► a tap in the namespace; it goes when its last descriptor is closed
 //!   redirect  eth0 ingress ──► tap egress ──► VMM       each frame, before the host's protocols see it
 //!             eth0 egress  ◄── tap ingress ◄── VMM
+//!   local_ports  which ports sockets of the namespace get that ask for none
 //!   function, lent  an interface that is a PCI function goes to the machine itself, and comes back
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 pub mod function;
 pub mod lent;
+pub mod local_ports;
 pub mod redirect;
 pub mod scan;
 pub mod tap;
@@ -81,6 +83,15 @@ impl NetworkError {
 /// # Errors
 /// When the kernel refuses.
 pub fn socket_in(path: &Path) -> Result<Option<Socket>, NetworkError> {
+    let doing = format!("opening a netlink socket in network namespace {}", path.display());
+    run_in(path, Socket::open)?.transpose().map_err(NetworkError::kernel(doing))
+}
+
+/// Does something in the network namespace `path`; `None` when it is no network namespace any more.
+///
+/// # Errors
+/// When the kernel does not let us in.
+pub fn run_in<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<Option<T>, NetworkError> {
     use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
     let doing = |what| format!("{what} network namespace {}", path.display());
     let file = match File::open(path) {
@@ -88,16 +99,16 @@ pub fn socket_in(path: &Path) -> Result<Option<Socket>, NetworkError> {
         opened => opened.map_err(NetworkError::kernel(doing("opening")))?,
     };
     // A thread of its own: which namespace one is in belongs to the thread, a socket stays in that where it was opened.
-    let opened = std::thread::scope(|scope| {
-        let open = || {
+    let done = std::thread::scope(|scope| {
+        let join = || {
             move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-            Socket::open()
+            Ok(work())
         };
-        scope.spawn(open).join().unwrap_or(Err(rustix::io::Errno::IO))
+        scope.spawn(join).join().unwrap_or(Err(rustix::io::Errno::IO))
     });
-    match opened {
+    match done {
         // The name is a file of a file system again.
         Err(rustix::io::Errno::INVAL) => Ok(None),
-        opened => opened.map(Some).map_err(NetworkError::kernel(doing("joining"))),
+        done => done.map(Some).map_err(NetworkError::kernel(doing("joining"))),
     }
 }

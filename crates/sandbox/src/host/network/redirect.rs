@@ -2,6 +2,7 @@
 //! ingress queueing discipline. Structures: Linux `include/uapi/linux/{pkt_sched,pkt_cls,rtnetlink}.h`, `tc_act/tc_mirred.h`.
 
 use super::NetworkError;
+use super::local_ports::Ports;
 use netlink::{CREATE, EXCLUSIVE, Message, Socket, attributes};
 use rustix::io::Errno;
 
@@ -18,6 +19,9 @@ const NEIGHBOURS: u32 = 1 << 16 | (libc::ETH_P_ARP as u16).to_be() as u32;
 
 /// First of the local ports to which name servers' answers are let through: 1024 of them, above those that the guest's kernel chooses from.
 pub const ANSWER_PORTS: u16 = 0xfc00;
+
+/// All of them.
+pub const ANSWERED: Ports = (ANSWER_PORTS, u16::MAX);
 
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
