@@ -27,8 +27,7 @@ fn reachable(mounts: Vec<Mount>) -> Vec<Mount> {
     // The first mount of all is its own parent, and covers nothing of it.
     let covers = mounts.iter().filter(|m| m.id != m.parent);
     let places: HashSet<(u32, &Path)> = covers.map(|m| (m.parent, m.point.as_path())).collect();
-    let is_hidden =
-        |m: &&Mount| m.point.ancestors().skip(1).any(|above| places.contains(&(m.parent, above)));
+    let is_hidden = |m: &&Mount| m.point.ancestors().skip(1).any(|above| places.contains(&(m.parent, above)));
     let mut inner: HashMap<u32, Vec<u32>> = HashMap::new();
     for mount in &mounts {
         inner.entry(mount.parent).or_default().push(mount.id);
