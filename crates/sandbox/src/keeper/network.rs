@@ -207,12 +207,13 @@ impl Network {
             }
             local_ports::set(file, ours)?;
         }
-        self.answers = true;
         for port in &self.ports {
             if let Some(interface) = port.interface {
                 redirect::let_answers_in(&mut self.socket, interface, port.tap.index, &self.cookie)?;
             }
         }
+        // Interfaces that come later do not fail where this kernel has no such filters.
+        self.answers = true;
         Ok(())
     }
 
@@ -245,10 +246,12 @@ impl Network {
             redirect::take(socket, index)?;
         }
         redirect::redirect(socket, &interface.name, index, tap.index, cookie)?;
-        if *answers {
-            redirect::let_answers_in(socket, index, tap.index, cookie)?;
-        }
+        let to = tap.index;
+        // It is connected, whatever becomes of the answers.
         self.ports[free].interface = Some(index);
+        if *answers {
+            redirect::let_answers_in(socket, index, to, cookie)?;
+        }
         Ok(free)
     }
 }
