@@ -27,6 +27,7 @@ pub fn facts() -> HostFacts {
         kvm: Kvm::Usable,
         clear_vmm: Some("/usr/bin/clear-vmm".into()),
         hostname: "host".into(),
+        tsc_khz: None,
         qemu: Some(Qemu { path: "/usr/bin/qemu-system-x86_64".into(), version: (10, 0) }),
         cgroups: Cgroups::V2("/sys/fs/cgroup".into()),
     }

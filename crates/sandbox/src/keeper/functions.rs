@@ -21,7 +21,8 @@ pub(super) struct Functions {
 }
 
 impl Functions {
-    /// Takes those that `which` says from the host. The interfaces are gone from the namespace `namespace` then.
+    /// Takes those that `which` says from the host, those that can be lent or, with `insist`, all. The interfaces are gone from the namespace
+    /// `namespace` then.
     ///
     /// # Errors
     /// When one cannot be lent; then none was taken, or what was is on the undo list.
@@ -30,18 +31,22 @@ impl Functions {
         namespace: Option<&Path>,
         found: &[Found],
         which: Passthrough,
+        insist: bool,
     ) -> Result<Self, HostError> {
         let bus = Bus::host();
         let mut functions = Functions::default();
         // All are looked at before one is taken.
-        for (Found { interface, .. }, address) in wanted(&bus, found, which) {
-            let function = bus.look(address).map_err(|source| NetworkError::NotLent {
+        for Found { interface, function, .. } in found {
+            let Some(address) = function else { continue };
+            let chosen = bus.choose(address, which, insist).map_err(|source| NetworkError::NotLent {
                 name: interface.name.clone(),
-                address: address.to_string(),
+                address: address.clone(),
                 source,
             })?;
-            functions.lent.push(Lent::new(function, namespace.map(Path::to_path_buf), interface));
-            functions.interfaces.push(interface.clone());
+            if let Some(function) = chosen {
+                functions.lent.push(Lent::new(function, namespace.map(Path::to_path_buf), interface));
+                functions.interfaces.push(interface.clone());
+            }
         }
         for ((lent, interface), slot) in functions.lent.iter().zip(&mut functions.interfaces).zip(VFIO_SLOTS)
         {
@@ -71,19 +76,4 @@ impl Functions {
             }
         }
     }
-}
-
-/// Those of the interfaces that go to the machine itself, each with its function.
-fn wanted<'a>(
-    bus: &'a Bus,
-    found: &'a [Found],
-    which: Passthrough,
-) -> impl Iterator<Item = (&'a Found, &'a str)> {
-    found.iter().filter_map(|one| Some((one, one.function.as_deref()?))).filter(move |(_, address)| {
-        match which {
-            Passthrough::None => false,
-            Passthrough::Virtual => bus.is_virtual(address),
-            Passthrough::All => true,
-        }
-    })
 }

@@ -98,7 +98,7 @@ impl Network {
         namespace: Option<PathBuf>,
         least: usize,
         queues: u32,
-        passthrough: Passthrough,
+        (passthrough, insist): (Passthrough, bool),
     ) -> Result<Prepared, HostError> {
         let failed = |what| NetworkError::kernel(what);
         let mut socket = Socket::open().map_err(failed("opening a netlink socket"))?;
@@ -108,7 +108,7 @@ impl Network {
         if interfaces > MAX_DEVICES {
             return Err(NetworkError::TooMany(interfaces).into());
         }
-        let functions = Functions::take(dir, namespace.as_deref(), &found, passthrough)?;
+        let functions = Functions::take(dir, namespace.as_deref(), &found, passthrough, insist)?;
         let (mut ports, mut devices, mut taps) = (Vec::new(), functions.devices(), BTreeMap::new());
         for index in 0..interfaces.max(least) - devices.len() {
             let spec = net_device(index, queues);

@@ -206,6 +206,9 @@ pub enum HostStep {
         /// Which interfaces that are PCI functions go to the machine itself instead.
         #[serde(default, skip_serializing_if = "is_default")]
         passthrough: Passthrough,
+        /// Refuse one of them that cannot be passed, instead of redirecting its packets.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        insist: bool,
     },
     /// Bind a host path to `<stage>/<name>`; the stage is the directory behind [`SHARE_TAG`], on a private tmpfs.
     Stage {

@@ -9,6 +9,7 @@
 //! What the kernel says of functions is in sysfs: Linux `Documentation/ABI/testing/sysfs-bus-pci`.
 
 use super::NetworkError;
+use crate::configuration::Passthrough;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -98,6 +99,28 @@ impl Bus {
 
     fn driver_of(&self, address: &str) -> Option<String> {
         last_part(&self.device(address).join("driver"))
+    }
+
+    /// A function that `which` says goes to the machine itself; `None` if its packets are redirected: for one that cannot be lent, unless
+    /// somebody insists.
+    ///
+    /// # Errors
+    /// Why it cannot be lent.
+    pub fn choose(
+        &self,
+        address: &str,
+        which: Passthrough,
+        insist: bool,
+    ) -> Result<Option<Function>, FunctionError> {
+        let wanted = match which {
+            Passthrough::None => false,
+            Passthrough::Virtual => self.is_virtual(address),
+            Passthrough::All => true,
+        };
+        match wanted.then(|| self.look(address)) {
+            Some(Err(_)) if !insist => Ok(None),
+            looked => looked.transpose(),
+        }
     }
 
     /// Looks whether a function can be lent, and what it is now. Changes nothing, but may load vfio-pci.
@@ -271,6 +294,20 @@ mod tests {
         let function = bus.look(VF).unwrap();
         fs::remove_dir_all(bus.device(VF)).unwrap();
         assert!(!bus.give_back(&function).unwrap());
+    }
+
+    #[test]
+    fn one_that_cannot_be_lent_is_redirected_unless_somebody_insists() {
+        let (_dir, bus) = bus();
+        let choose = |which, insist| bus.choose(VF, which, insist).map(|chosen| chosen.is_some());
+        assert_eq!(choose(Passthrough::Virtual, true), Ok(false), "not a virtual one");
+        assert_eq!(choose(Passthrough::All, false), Ok(true));
+        fs::write(bus.device(VF).join("physfn"), "").unwrap();
+        assert_eq!(choose(Passthrough::Virtual, false), Ok(true));
+        assert_eq!(choose(Passthrough::None, true), Ok(false));
+        fs::remove_file(bus.device(VF).join("iommu_group")).unwrap();
+        assert_eq!(choose(Passthrough::Virtual, false), Ok(false));
+        assert_eq!(choose(Passthrough::Virtual, true), Err(FunctionError::NoIommu));
     }
 
     #[test]
