@@ -77,17 +77,17 @@ fn interfaces_that_come_later_are_bridged_or_redirected() {
 
 #[test]
 fn a_model_is_what_it_says_and_a_late_interface_has_its_warning() {
-    for (model, kind) in [("bridge", "bridge"), ("macvtap", "macvtap mode passthru")] {
+    for (model, name) in [("bridge", ": clearb"), ("macvtap", ": clearv")] {
         let sandbox = with_model("tc");
         let network = Network::new(&sandbox);
         let bundle = sandbox.bundle();
         bundle.change(|spec| spec["annotations"] = json!({ "io.clearcontainers.network_model": model }));
         let container = sandbox.start(network.join(&bundle));
-        let links = || network.ip("-details link");
-        assert!(links().contains(kind), "{}", links());
+        let links = || network.ip(&format!("link show type {model}"));
+        assert_eq!(links().matches(name).count(), 1, "{}", links());
         network.pair("net1", "peer1", 1500);
         until("the new interface in the guest", || (interfaces(&container) == "eth0\nlo\nnet1").then_some(()));
-        let ours = links().matches(kind).count();
+        let ours = links().matches(name).count();
         let why = container.command(&["why"]).run().text();
         let warned = why.contains("\"net1\" has come after the machine was started, so it is redirected by tc");
         assert_eq!((ours, warned), if model == "bridge" { (2, false) } else { (1, true) }, "{why}");

@@ -235,12 +235,10 @@ impl Network {
         let gone = |index: Option<u32>| index.is_some_and(|index| found.iter().all(|one| one.index != index));
         self.ports.retain(|port| !gone(port.on));
         for port in self.ports.iter_mut().filter(|port| gone(port.interface)) {
-            match port.join.take() {
-                Some(Join::Bridge(bridge)) => bridge.remove(&mut self.socket)?,
-                Some(Join::Redirects | Join::Macvtap) | None => {
-                    redirect::remove(&mut self.socket, port.tap.index, &self.cookie)?;
-                }
+            if let Some(Join::Bridge(bridge)) = port.join.take() {
+                bridge.remove(&mut self.socket)?;
             }
+            redirect::remove(&mut self.socket, port.tap.index, &self.cookie)?;
             port.interface = None;
         }
         Ok(())

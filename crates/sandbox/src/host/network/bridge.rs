@@ -4,6 +4,7 @@
 //!   eth0 ◄── port ── clearb... ── port ──► tap ──► VMM
 //!            no learning: what is for none of the bridge's own addresses goes to the other port
 //!            eth0's MAC ─► tap, by an entry of the forwarding table
+//!       ◄── redirected both ways ──► what bridges forward to nobody: LLDP, LACP, 802.1X, spanning trees
 //! ```
 //!
 //! The guest has the MAC of the interface. A bridge takes frames for the MAC of a port to be for the host, so the entry that says so is
@@ -73,8 +74,6 @@ fn leads_to(index: u32, mac: [u8; 6]) -> Message {
 impl Bridge {
     /// Joins interface `index`, which is called `of` and has this MAC and MTU, with a tap that is up. The bridge is called `name`.
     ///
-    /// An ingress discipline without a filter keeps other machines away from the interface.
-    ///
     /// # Errors
     /// When somebody else takes its packets, or the kernel has no bridges.
     pub fn join(
@@ -84,7 +83,8 @@ impl Bridge {
         (index, of): (u32, &str),
         (mac, mtu): ([u8; 6], u32),
     ) -> Result<Self, NetworkError> {
-        redirect::claim(socket, of, index)?;
+        redirect::redirect_reserved(socket, of, index, tap.index, cookie)?;
+        redirect::redirect_reserved(socket, &tap.name, tap.index, index, cookie)?;
         let failed = |doing: &str| NetworkError::kernel(format!("{doing} {name} (CONFIG_BRIDGE)"));
         socket.request(new_bridge(&name, cookie)).map_err(failed("making bridge"))?;
         let bridge = index_of(socket, &name)?;

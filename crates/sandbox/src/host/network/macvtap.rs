@@ -9,10 +9,11 @@
 //! Its descriptors are those of a character device whose number the namespace's sysfs says. That file system is mounted for the keeper alone,
 //! at no path, and so is the one with the device's node: neither `/sys` nor `/dev` of the host shows the namespace's devices.
 
-use super::link::{self, request};
+use super::NetworkError;
+use super::link::request;
+use super::redirect::{self, Cookie};
 use super::scan::index_of;
 use super::tap::{self, Tap};
-use super::{NetworkError, redirect};
 use netlink::{CREATE, EXCLUSIVE, Message, Socket};
 use rustix::fs::{FileType, Mode, OFlags, mknodat, openat};
 use rustix::io::Errno;
@@ -30,8 +31,7 @@ const MAX_NUMBER: u64 = 32;
 
 /// Makes macvtap `name`, down, on interface `index`, which is called `of`; returns it with a descriptor for each of its queues.
 ///
-/// From now on the host's stack gets no frame that is for the interface alone. The ingress discipline is there from the start, and keeps other
-/// machines away.
+/// From now on nobody gets the interface's frames, until the macvtap is up. The ingress discipline keeps other machines away.
 ///
 /// # Errors
 /// When somebody else takes the interface's packets, or the kernel has no macvtaps, or none on this kind of interface.
@@ -39,16 +39,18 @@ pub fn make(
     socket: &mut Socket,
     name: String,
     (index, of): (u32, &str),
+    cookie: &Cookie,
     queues: u32,
 ) -> Result<(Tap, Vec<File>), NetworkError> {
     redirect::claim(socket, of, index)?;
     socket.request(new_macvtap(&name, index)).map_err(NetworkError::kernel(format!(
         "making a macvtap on {of} (CONFIG_MACVTAP; none can be on a macvlan or a bridge's port; network.model = \"tc\" takes any interface)"
     )))?;
-    let index = index_of(socket, &name)?;
-    let opened = open(&name, index, queues);
+    let own = index_of(socket, &name)?;
+    redirect::hand_groups(socket, of, index, own, cookie)?;
+    let opened = open(&name, own, queues);
     let files = opened.map_err(NetworkError::kernel(format!("opening the device of macvtap {name} on {of}")))?;
-    Ok((Tap { name, index }, files))
+    Ok((Tap { name, index: own }, files))
 }
 
 fn new_macvtap(name: &str, on: u32) -> Message {
@@ -99,22 +101,6 @@ fn private(kind: &str) -> Result<OwnedFd, Errno> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_create(&context)?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-}
-
-/// Brings one up that was made on interface `index`, with this MTU: frames pass from now on, those for groups too.
-///
-/// # Errors
-/// When the kernel refuses.
-pub fn connect(
-    socket: &mut Socket,
-    macvtap: &Tap,
-    (index, of): (u32, &str),
-    mtu: u32,
-    cookie: &redirect::Cookie,
-) -> Result<(), NetworkError> {
-    // An MTU above that of the interface is refused, so the interface's own it is.
-    link::bring_up(socket, &macvtap.name, macvtap.index, Some(mtu))?;
-    redirect::hand_groups(socket, of, index, macvtap.index, cookie)
 }
 
 #[cfg(test)]

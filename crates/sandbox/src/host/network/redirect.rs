@@ -123,6 +123,9 @@ const ARP_REPLY: Key = (0x0000_ffff, 2, 4);
 /// The bit of a destination's MAC, 14 bytes before the network header, that says that it is a group, or all.
 const GROUP: Key = (0x0000_0100, 0x0000_0100, -16_i32 as u32);
 
+/// 01:80:c2:00:00:00 to 01:80:c2:00:00:0f, which bridges do not forward (IEEE 802.1Q, 8.6.3).
+const RESERVED: [Key; 2] = [(0x0000_ffff, 0x0000_0180, -16_i32 as u32), (0xffff_fff0, 0xc200_0000, -12_i32 as u32)];
+
 /// Adds the discipline, which one only can have, to interface `index` (called `name`).
 ///
 /// # Errors
@@ -148,6 +151,22 @@ pub fn hand_groups(
     cookie: &Cookie,
 ) -> Result<(), NetworkError> {
     filter(socket, name, new_filter(from, EVERYTHING, &[GROUP], cookie, mirred(STOLEN, INGRESS_REDIRECT, to)))
+}
+
+/// Sends what comes in at interface `from` (called `name`) for an address that no bridge forwards out at `to`. Also keeps other machines away,
+/// as [`redirect`] does.
+///
+/// # Errors
+/// When somebody else takes its packets, or the kernel lacks the discipline, u32 or mirred.
+pub fn redirect_reserved(
+    socket: &mut Socket,
+    name: &str,
+    from: u32,
+    to: u32,
+    cookie: &Cookie,
+) -> Result<(), NetworkError> {
+    claim(socket, name, from)?;
+    filter(socket, name, new_filter(from, EVERYTHING, &RESERVED, cookie, mirred(STOLEN, EGRESS_REDIRECT, to)))
 }
 
 fn filter(socket: &mut Socket, name: &str, filter: Message) -> Result<(), NetworkError> {
@@ -315,16 +334,23 @@ mod tests {
     fn frames_for_groups_are_told_from_others() {
         let redirect = mirred(STOLEN, INGRESS_REDIRECT, 9);
         assert_eq!((redirect[5], redirect[6]), (3_u32.to_ne_bytes(), 9_u32.to_ne_bytes()));
-        let message = new_filter(7, EVERYTHING, &[GROUP], &COOKIE, redirect);
-        let options = attributes(attributes(&message.body()[HEADER..]).value(TCA_OPTIONS).unwrap());
-        let key = &options.value(TCA_U32_SEL).unwrap()[16..];
-        assert_eq!(key[8..12], (-16_i32).to_ne_bytes(), "two bytes before the frame");
-        let is_group = |mac: [u8; 6]| {
+        // Whether a frame to this address is meant: its header, of 14 bytes, is before what keys count from.
+        let matches = |keys: &[Key], mac: [u8; 6]| {
             let frame = [[9, 9].as_slice(), &mac, &[9; 8]].concat();
-            (0..4).all(|i| frame[i] & key[i] == key[4 + i])
+            selector(keys)[16..].chunks(16).all(|key| {
+                let at = i32::from_ne_bytes(key[8..12].try_into().unwrap()) + 16;
+                (0..4).all(|i| frame[at as usize + i] & key[i] == key[4 + i])
+            })
         };
-        assert!(is_group([0xff; 6]) && is_group([0x33, 0x33, 0, 0, 0, 1]) && is_group([1, 0, 0x5e, 0, 0, 1]));
-        assert!(!is_group([2, 0xff, 1, 1, 1, 1]) && !is_group([0xfe, 1, 0xff, 0xff, 0xff, 0xff]));
+        for group in [[0xff; 6], [0x33, 0x33, 0, 0, 0, 1], [1, 0, 0x5e, 0, 0, 1], [1, 0x80, 0xc2, 0, 0, 0x10]] {
+            assert!(matches(&[GROUP], group) && !matches(&RESERVED, group), "{group:?}");
+        }
+        for other in [[2, 0xff, 1, 1, 1, 1], [0xfe, 1, 0xff, 0xff, 0xff, 0xff]] {
+            assert!(!matches(&[GROUP], other) && !matches(&RESERVED, other), "{other:?}");
+        }
+        for last in [0, 3, 0xe, 0xf] {
+            assert!(matches(&RESERVED, [1, 0x80, 0xc2, 0, 0, last]), "{last}");
+        }
     }
 
     #[test]

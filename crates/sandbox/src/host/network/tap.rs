@@ -95,6 +95,14 @@ impl Tap {
     /// # Errors
     /// When the kernel refuses.
     pub fn bring_up(&self, socket: &mut Socket, mtu: u32) -> Result<(), NetworkError> {
-        link::bring_up(socket, &self.name, self.index, Some(mtu.min(MAX_MTU)))
+        self.bring_up_with(socket, mtu.min(MAX_MTU))
+    }
+
+    /// As [`Tap::bring_up`], for a macvtap: it takes frames as large as its interface does.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn bring_up_with(&self, socket: &mut Socket, mtu: u32) -> Result<(), NetworkError> {
+        link::bring_up(socket, &self.name, self.index, Some(mtu))
     }
 }

@@ -74,7 +74,7 @@ impl Owner<'_> {
         // Both begin in there; a redirection that is another's is left alone.
         self.note_link(&name)?;
         self.note_redirect(*index)?;
-        Ok(macvtap::make(socket, name, (*index, &interface.name), queues)?)
+        Ok(macvtap::make(socket, name, (*index, &interface.name), self.cookie, queues)?)
     }
 }
 
@@ -92,7 +92,7 @@ impl Network {
         let Port { tap, on, .. } = &self.ports[free];
         let of = (index, interface.name.as_str());
         if on.is_some() {
-            macvtap::connect(socket, tap, of, interface.mtu, cookie)?;
+            tap.bring_up_with(socket, interface.mtu)?;
             return Ok(Join::Macvtap);
         }
         tap.bring_up(socket, interface.mtu)?;
