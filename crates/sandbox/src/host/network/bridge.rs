@@ -103,7 +103,13 @@ impl Bridge {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn follow(&mut self, socket: &mut Socket, tap: &Tap, mac: [u8; 6], mtu: u32) -> Result<(), NetworkError> {
+    pub fn follow(
+        &mut self,
+        socket: &mut Socket,
+        tap: &Tap,
+        mac: [u8; 6],
+        mtu: u32,
+    ) -> Result<(), NetworkError> {
         if mtu != self.mtu {
             tap.bring_up(socket, mtu)?;
             self.mtu = mtu;

@@ -62,8 +62,8 @@ pub fn bring_up(socket: &mut Socket, name: &str, index: u32, mtu: Option<u32>) -
     });
     // Without IPv6 it gets no such address anyway.
     let _ = socket.request(silent);
-    let up = request(libc::RTM_NEWLINK, 0, index, UP | NO_ARP)
-        .optional(libc::IFLA_MTU, mtu.map(u32::to_ne_bytes));
+    let up =
+        request(libc::RTM_NEWLINK, 0, index, UP | NO_ARP).optional(libc::IFLA_MTU, mtu.map(u32::to_ne_bytes));
     socket.request(up).map_err(NetworkError::kernel(format!("bringing {name} up")))
 }
 
@@ -88,7 +88,10 @@ mod tests {
         for (what, kind) in [(Lasting::Bridge, "bridge"), (Lasting::Macvtap, "macvtap")] {
             let name = name(what, &cookie, super::super::MAX_DEVICES - 1);
             assert_eq!(name.len(), libc::IFNAMSIZ - 1, "{name}");
-            assert!(is_ours(&name, Some(kind)) && !is_ours(&name, Some("veth")) && !is_ours(&name, None), "{name}");
+            assert!(
+                is_ours(&name, Some(kind)) && !is_ours(&name, Some("veth")) && !is_ours(&name, None),
+                "{name}"
+            );
         }
         assert!(is_ours("clear0", Some("tun")) && !is_ours("clear0", Some("bridge")));
         for others in ["clear", "clearb", "br0", "clearbridge", "clearvpn"] {

@@ -49,7 +49,8 @@ pub fn make(
     let own = index_of(socket, &name)?;
     redirect::hand_groups(socket, of, index, own, cookie)?;
     let opened = open(&name, own, queues);
-    let files = opened.map_err(NetworkError::kernel(format!("opening the device of macvtap {name} on {of}")))?;
+    let files =
+        opened.map_err(NetworkError::kernel(format!("opening the device of macvtap {name} on {of}")))?;
     Ok((Tap { name, index: own }, files))
 }
 
@@ -112,7 +113,10 @@ mod tests {
     fn a_macvtap_passes_all_through() {
         let message = new_macvtap("clearv0", 7);
         let all = attributes(&message.body()[16..]);
-        assert_eq!((all.text(libc::IFLA_IFNAME).as_deref(), all.number(libc::IFLA_LINK)), (Some("clearv0"), Some(7)));
+        assert_eq!(
+            (all.text(libc::IFLA_IFNAME).as_deref(), all.number(libc::IFLA_LINK)),
+            (Some("clearv0"), Some(7))
+        );
         let info = attributes(all.value(libc::IFLA_LINKINFO).unwrap());
         assert_eq!(info.text(libc::IFLA_INFO_KIND).as_deref(), Some("macvtap"));
         assert_eq!(attributes(info.value(libc::IFLA_INFO_DATA).unwrap()).number(MODE), Some(PASSTHRU));

@@ -124,7 +124,8 @@ const ARP_REPLY: Key = (0x0000_ffff, 2, 4);
 const GROUP: Key = (0x0000_0100, 0x0000_0100, -16_i32 as u32);
 
 /// 01:80:c2:00:00:00 to 01:80:c2:00:00:0f, which bridges do not forward (IEEE 802.1Q, 8.6.3).
-const RESERVED: [Key; 2] = [(0x0000_ffff, 0x0000_0180, -16_i32 as u32), (0xffff_fff0, 0xc200_0000, -12_i32 as u32)];
+const RESERVED: [Key; 2] =
+    [(0x0000_ffff, 0x0000_0180, -16_i32 as u32), (0xffff_fff0, 0xc200_0000, -12_i32 as u32)];
 
 /// Adds the discipline, which one only can have, to interface `index` (called `name`).
 ///
@@ -342,7 +343,8 @@ mod tests {
                 (0..4).all(|i| frame[at as usize + i] & key[i] == key[4 + i])
             })
         };
-        for group in [[0xff; 6], [0x33, 0x33, 0, 0, 0, 1], [1, 0, 0x5e, 0, 0, 1], [1, 0x80, 0xc2, 0, 0, 0x10]] {
+        for group in [[0xff; 6], [0x33, 0x33, 0, 0, 0, 1], [1, 0, 0x5e, 0, 0, 1], [1, 0x80, 0xc2, 0, 0, 0x10]]
+        {
             assert!(matches(&[GROUP], group) && !matches(&RESERVED, group), "{group:?}");
         }
         for other in [[2, 0xff, 1, 1, 1, 1], [0xfe, 1, 0xff, 0xff, 0xff, 0xff]] {

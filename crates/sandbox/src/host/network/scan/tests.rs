@@ -47,7 +47,10 @@ fn ethernet_interfaces_are_taken_and_others_are_not() {
     };
     assert!(link_of(ETHERNET, "clearb123456780", kind("bridge")).is_none(), "a bridge of ours");
     assert!(link_of(ETHERNET, "clearv123456780", kind("macvtap")).is_none(), "a macvtap of ours");
-    assert!(link_of(ETHERNET, "br0", kind("bridge")).is_some() && link_of(ETHERNET, "macvtap0", kind("macvtap")).is_some());
+    assert!(
+        link_of(ETHERNET, "br0", kind("bridge")).is_some()
+            && link_of(ETHERNET, "macvtap0", kind("macvtap")).is_some()
+    );
     let tun = |m: Message| m.nested(libc::IFLA_LINKINFO, |info| info.text(libc::IFLA_INFO_KIND, "tun"));
     assert!(link_of(ETHERNET, "clear0", tun).is_none(), "a tap of ours");
     assert!(link_of(ETHERNET, "tap0", tun).is_some() && link_of(ETHERNET, "clear0", |m| m).is_some());
