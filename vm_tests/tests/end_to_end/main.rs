@@ -18,6 +18,7 @@ mod logs;
 mod machine_size;
 mod mini_os;
 mod network;
+mod network_models;
 mod pause;
 mod run;
 mod stdio;

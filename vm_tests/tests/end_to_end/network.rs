@@ -1,4 +1,5 @@
-//! The interfaces of the container's network namespace are those of its machine.
+//! The interfaces of the container's network namespace are those of its machine. What holds for every `network.model` is a function, which is
+//! called here for the default one.
 
 use serde_json::json;
 use std::fs;
@@ -19,18 +20,29 @@ const DESCRIBE: &str = "for i in $(busybox ls /sys/class/net | busybox grep -v ^
     busybox ip neigh show dev $i | busybox sed -n 's/ used.*PERMANENT/ PERMANENT/p'; done; \
     busybox ip route | busybox sort; busybox ip -6 route | busybox grep -v multicast | busybox sort";
 
-fn sleeping<'a>(sandbox: &'a Sandbox, network: &Network) -> Container<'a> {
+/// Containers of it have their interfaces by `model`.
+pub(super) fn with_model(model: &str) -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.configure_more(&format!("[network]\nmodel = {model:?}\n"));
+    sandbox
+}
+
+pub(super) fn sleeping<'a>(sandbox: &'a Sandbox, network: &Network) -> Container<'a> {
     let bundle = sandbox.bundle();
     sandbox.start(network.join(&bundle))
 }
 
-fn interfaces(container: &Container<'_>) -> String {
+pub(super) fn interfaces(container: &Container<'_>) -> String {
     container.sh("ls /sys/class/net")
 }
 
 #[test]
 fn the_guest_has_names_addresses_routes_and_neighbours_of_the_namespace() {
-    let sandbox = Sandbox::new();
+    guest_has_what_the_namespace_has("tc");
+}
+
+pub(super) fn guest_has_what_the_namespace_has(model: &str) {
+    let sandbox = with_model(model);
     let network = Network::new(&sandbox);
     network.ip("link set eth0 address 02:77:00:00:00:05");
     network.ip("address add 10.77.0.9/24 dev eth0");
@@ -66,7 +78,12 @@ fn the_guest_has_names_addresses_routes_and_neighbours_of_the_namespace() {
 
 #[test]
 fn pings_and_streams_pass_both_ways() {
-    let sandbox = Sandbox::new();
+    pings_and_streams_pass("tc", STREAM);
+}
+
+/// Streams of so many `bytes`.
+pub(super) fn pings_and_streams_pass(model: &str, bytes: usize) {
+    let sandbox = with_model(model);
     let network = Network::new(&sandbox);
     let container = sleeping(&sandbox, &network);
     for (ours, peer) in OURS.iter().zip(PEER) {
@@ -74,7 +91,7 @@ fn pings_and_streams_pass_both_ways() {
         network.peer(&format!("busybox ping -c 2 -W 20 {ours}")).ok();
     }
     let content: Vec<u8> =
-        (0..STREAM as u32 / 4).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        (0..bytes as u32 / 4).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     let file = sandbox.path().join("content");
     fs::write(&file, &content).unwrap();
     let sum = |text: String| text.split_whitespace().next().unwrap_or_default().to_string();
@@ -139,8 +156,12 @@ fn a_device_has_the_queues_that_are_configured_and_each_carries_traffic() {
 
 #[test]
 fn packets_of_every_size_pass_on_links_of_every_mtu() {
-    let sandbox = Sandbox::new();
-    for mtu in [1280, 9000, 65_535] {
+    packets_of_every_size_pass("tc", &[1280, 9000, 65_535]);
+}
+
+pub(super) fn packets_of_every_size_pass(model: &str, mtus: &[u32]) {
+    let sandbox = with_model(model);
+    for &mtu in mtus {
         let network = Network::empty(&sandbox);
         network.link("eth0", mtu);
         let container = sleeping(&sandbox, &network);
@@ -157,7 +178,11 @@ fn packets_of_every_size_pass_on_links_of_every_mtu() {
 
 #[test]
 fn the_hosts_own_stack_does_not_answer_for_the_guest() {
-    let sandbox = Sandbox::new();
+    nobody_answers_but_the_guest("tc");
+}
+
+pub(super) fn nobody_answers_but_the_guest(model: &str) {
+    let sandbox = with_model(model);
     let network = Network::new(&sandbox);
     let ask = |address: &str| {
         network.peer_ip("neighbour flush dev peer");
@@ -215,7 +240,12 @@ fn the_hosts_own_network_is_refused_by_its_path_too() {
 
 #[test]
 fn delete_leaves_the_namespace_as_it_was_whoever_was_killed() {
-    let sandbox = Sandbox::new();
+    delete_leaves_the_namespace_as_it_was("tc", 2);
+}
+
+/// In which each machine has so many `taps`.
+pub(super) fn delete_leaves_the_namespace_as_it_was(model: &str, taps: usize) {
+    let sandbox = with_model(model);
     let network = Network::new(&sandbox);
     // Neighbours come and go by themselves.
     let look = || {
@@ -223,22 +253,22 @@ fn delete_leaves_the_namespace_as_it_was_whoever_was_killed() {
         network.everything()
     };
     let before = look();
-    let deaths: [fn(&Container<'_>); 5] = [
-        |container| container.kill("KILL"),
-        |container| send_signal(container.pid(), libc::SIGKILL),
-        |container| send_signal(container.vmm_pid(), libc::SIGKILL),
-        |container| {
+    let deaths: [&dyn Fn(&Container<'_>); 5] = [
+        &|container| container.kill("KILL"),
+        &|container| send_signal(container.pid(), libc::SIGKILL),
+        &|container| send_signal(container.vmm_pid(), libc::SIGKILL),
+        &|container| {
             send_signal(container.pid(), libc::SIGSTOP);
             send_signal(container.vmm_pid(), libc::SIGKILL);
         },
-        |container| {
-            assert_eq!(make_taps_stay(container.vmm_pid()), 2);
+        &|container| {
+            assert_eq!(make_taps_stay(container.vmm_pid()), taps);
             send_signal(container.pid(), libc::SIGKILL);
         },
     ];
     for death in deaths {
         let container = sleeping(&sandbox, &network);
-        assert!(look().contains("clear0") && look().contains("ingress"), "{}", look());
+        assert!(look().contains(" clear") && look().contains("ingress"), "{}", look());
         death(&container);
         container.command(&["delete", "--force"]).run().expect(0);
         assert_eq!(look(), before);
@@ -254,12 +284,20 @@ fn delete_leaves_the_namespace_as_it_was_whoever_was_killed() {
 
 #[test]
 fn a_second_machine_is_refused_and_does_not_disturb_the_first() {
-    let sandbox = Sandbox::new();
+    second_machine_is_refused("tc", &["tc", "bridge", "macvtap"]);
+}
+
+/// Of whichever model of `others` it is.
+pub(super) fn second_machine_is_refused(model: &str, others: &[&str]) {
+    let sandbox = with_model(model);
     let network = Network::new(&sandbox);
     let first = sleeping(&sandbox, &network);
     let bundle = sandbox.bundle();
-    let line = sandbox.run(network.join(&bundle)).refused("another machine uses it");
-    assert!(line.contains("\"eth0\"") && line.contains("tc qdisc delete dev eth0 ingress"), "{line}");
+    for other in others {
+        bundle.change(|spec| spec["annotations"] = json!({ "io.clearcontainers.network_model": other }));
+        let line = sandbox.run(network.join(&bundle)).refused("another machine uses it");
+        assert!(line.contains("\"eth0\"") && line.contains("tc qdisc delete dev eth0 ingress"), "{line}");
+    }
     first.sh(&format!("ping -c 1 -W 20 {}", PEER[0]));
     network.peer(&format!("busybox ping -c 1 -W 20 {}", OURS[0])).ok();
     first.delete_force();
@@ -281,7 +319,11 @@ fn plug(pid: &str) -> String {
 
 #[test]
 fn an_interface_that_comes_by_a_hook_or_before_start_is_there() {
-    let sandbox = Sandbox::new();
+    interface_that_comes_later_is_there("tc");
+}
+
+pub(super) fn interface_that_comes_later_is_there(model: &str) {
+    let sandbox = with_model(model);
     let network = Network::empty(&sandbox);
     let show = format!("ip address show eth0; ip route; ping -c 1 -W 20 {}", PEER[0]);
     let check = |bundle: &Bundle, plug_it: &dyn Fn(&Container<'_>)| {
@@ -314,7 +356,11 @@ fn an_interface_that_comes_by_a_hook_or_before_start_is_there() {
 
 #[test]
 fn interfaces_come_and_go_while_the_program_runs() {
-    let sandbox = Sandbox::new();
+    interfaces_come_and_go("tc");
+}
+
+pub(super) fn interfaces_come_and_go(model: &str) {
+    let sandbox = with_model(model);
     sandbox.configure_more("[network]\nmin_devices = 2\n");
     let network = Network::new(&sandbox);
     let container = sleeping(&sandbox, &network);
@@ -325,6 +371,8 @@ fn interfaces_come_and_go_while_the_program_runs() {
         until("the new interface in the guest", || {
             container.sh("ip address").contains("10.78.0.2/24").then_some(())
         });
+        network.peer_ip("address add 10.78.0.1/24 dev peer1");
+        container.sh("ping -c 1 -W 20 10.78.0.1");
         network.ip("link delete net1");
         until("the old interface to go", || (interfaces(&container) == "eth0\nlo").then_some(()));
     }

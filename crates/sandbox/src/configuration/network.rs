@@ -26,6 +26,8 @@ impl Default for Network {
 pub enum NetworkModel {
     #[default]
     Tc,
+    Bridge,
+    Macvtap,
     None,
 }
 
@@ -46,11 +48,12 @@ impl TryFrom<String> for NetworkModel {
     fn try_from(name: String) -> Result<Self, String> {
         match name.as_str() {
             "tc" => Ok(NetworkModel::Tc),
+            "bridge" => Ok(NetworkModel::Bridge),
+            "macvtap" => Ok(NetworkModel::Macvtap),
             "none" => Ok(NetworkModel::None),
-            "macvtap" | "bridge" => {
-                Err(format!("network model {name:?} is not there yet: use \"tc\", or \"none\""))
-            }
-            _ => Err(format!("unknown network model {name:?}: use \"tc\", or \"none\"")),
+            _ => Err(format!(
+                "unknown network model {name:?}: use \"tc\", \"bridge\" or \"macvtap\", or \"none\" for loopback only"
+            )),
         }
     }
 }
@@ -61,18 +64,15 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn models_that_are_not_there_are_refused_in_a_sentence() {
+    fn models_and_numbers_that_are_not_there_are_refused_in_a_sentence() {
         let parse = |text: &str| Configuration::parse(text, Path::new("/c.toml"));
-        for model in ["tc", "none"] {
+        let models = ["tc", "bridge", "macvtap", "none"];
+        for model in models {
             assert!(parse(&format!("[network]\nmodel = {model:?}\n")).is_ok());
         }
-        for model in ["macvtap", "bridge"] {
-            let line = parse(&format!("[network]\nmodel = {model:?}\n")).unwrap_err().to_string();
-            assert!(line.starts_with("configuration /c.toml:2: network model"), "{line}");
-            assert!(line.contains("is not there yet: use \"tc\""), "{line}");
-        }
         let line = parse("[network]\nmodel = \"bridgd\"\n").unwrap_err().to_string();
-        assert!(line.contains("unknown network model \"bridgd\""), "{line}");
+        assert!(line.starts_with("configuration /c.toml:2: unknown network model \"bridgd\""), "{line}");
+        assert!(models.iter().all(|model| line.contains(&format!("{model:?}"))), "{line}");
         let line = parse("[network]\nmin_devices = 9\n").unwrap_err().to_string();
         assert!(line.contains("network.min_devices must be 0 to 8"), "{line}");
         for queues in [0, 9] {

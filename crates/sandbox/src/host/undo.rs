@@ -6,7 +6,7 @@
 use super::network::lent::Lent;
 use super::network::local_ports::{self, Ports};
 use super::network::redirect::{self, Cookie};
-use super::network::{self, NetworkError, tap};
+use super::network::{self, NetworkError, link, tap};
 use super::{HostError, cgroup};
 use crate::state::StateDir;
 use netlink::Socket;
@@ -28,6 +28,13 @@ pub enum Undo {
         namespace: PathBuf,
         /// Its number there.
         interface: u32,
+    },
+    /// Remove a bridge or a macvtap, which gives its interface back.
+    Link {
+        /// As a file.
+        namespace: PathBuf,
+        /// Which nobody else's has.
+        name: String,
     },
     /// Let the host's stack have an interface's packets again.
     Redirect {
@@ -97,6 +104,7 @@ pub fn run(dir: &StateDir) -> Result<(), HostError> {
             Undo::Tap { namespace, interface } => {
                 in_namespace(&namespace, |socket| tap::remove(socket, interface))
             }
+            Undo::Link { namespace, name } => in_namespace(&namespace, |socket| link::remove(socket, &name)),
             Undo::LocalPorts { namespace, before } => {
                 let back = || local_ports::put_back(local_ports::FILE.as_ref(), redirect::ANSWERED, before);
                 network::run_in(&namespace, back)

@@ -168,16 +168,16 @@ fn host_steps(
     let (mut network, mut taps, mut namespace) = (None, Taps::new(), None);
     for step in &plan.host {
         match step {
-            HostStep::Taps { least, queues, take_over, passthrough, insist } => {
+            HostStep::Taps { model, least, queues, take_over, passthrough, insist } => {
                 // By default where it works: that board has no PCI.
                 let which = match plan.machine.chassis {
                     Chassis::Microvm => Passthrough::None,
                     Chassis::Clear | Chassis::Q35 => *passthrough,
                 };
-                let which = (which, *insist);
-                Network::prepare(dir, namespace.take(), *least, *queues, which).map(|prepared| {
+                let (how, which) = ((*model, *take_over), (which, *insist));
+                Network::prepare(dir, namespace.take(), *least, *queues, how, which).map(|prepared| {
                     plan.machine.devices.extend(prepared.devices);
-                    network = Some(prepared.network.taking_over(*take_over));
+                    network = Some(prepared.network);
                     taps = prepared.taps;
                 })
             }

@@ -9,20 +9,24 @@
 //!
 //! Interfaces that are PCI functions and go to the machine itself are [`Functions`]: they have no tap.
 //!
+//! How interface and tap are joined is the matter of [`models`].
+//!
 //! The VMM alone keeps a tap alive: with it goes the tap, and with that all it was connected to but the interface's ingress discipline.
 //! Both, and which ports the namespace's sockets get, are on the undo list where the namespace outlives the keeper.
+
+mod models;
 
 use super::agent_client::DEADLINE;
 use super::control::ConnectionId;
 use super::functions::Functions;
 use super::running::{Keeper, Phase, Waiting};
-use crate::configuration::Passthrough;
+use crate::configuration::{NetworkModel, Passthrough};
 use crate::entropy;
 use crate::host::HostError;
 use crate::host::network::local_ports;
 use crate::host::network::redirect::{self, Cookie};
 use crate::host::network::scan::{Found, scan};
-use crate::host::network::tap::{self, Tap};
+use crate::host::network::tap::Tap;
 use crate::host::network::{MAX_DEVICES, NetworkError};
 use crate::host::undo::{self, Undo};
 use crate::plan::net_device;
@@ -31,6 +35,7 @@ use crate::state::Status;
 use guest_protocol::message::{AgentError, ErrorKind, RequestBody};
 use guest_protocol::network::Interface;
 use machine_spec::Device;
+use models::{Join, Owner};
 use netlink::Socket;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -51,6 +56,10 @@ struct Port {
     device: [u8; 6],
     /// Number of the interface that it has.
     interface: Option<u32>,
+    /// By which it has it.
+    join: Option<Join>,
+    /// Of a macvtap: the only interface that it can have.
+    on: Option<u32>,
 }
 
 /// The network of one machine.
@@ -60,6 +69,7 @@ pub(super) struct Network {
     /// A namespace that outlives the keeper.
     namespace: Option<PathBuf>,
     cookie: Cookie,
+    model: NetworkModel,
     /// Whether to take interfaces that another machine has.
     take_over: bool,
     socket: Socket,
@@ -70,6 +80,8 @@ pub(super) struct Network {
     answers: bool,
     /// What the guest was told last.
     told: Vec<Interface>,
+    /// What is not as was asked for, and has not been said.
+    warnings: Vec<String>,
     /// When to look at what has changed.
     due: Option<Instant>,
 }
@@ -83,13 +95,9 @@ pub(super) struct Prepared {
 }
 
 impl Network {
-    /// Takes interfaces that another machine has, if `yes`.
-    pub fn taking_over(self, yes: bool) -> Self {
-        Network { take_over: yes, ..self }
-    }
-
     /// Takes the functions that go to the machine itself and makes taps, each with so many `queues`, for the other interfaces, in the calling
-    /// thread's network namespace, which is the file `namespace` unless it is the keeper's own.
+    /// thread's network namespace, which is the file `namespace` unless it is the keeper's own. Takes interfaces that another machine has, if
+    /// `take_over`.
     ///
     /// # Errors
     /// When there are too many interfaces, or the kernel refuses.
@@ -98,36 +106,39 @@ impl Network {
         namespace: Option<PathBuf>,
         least: usize,
         queues: u32,
+        (model, take_over): (NetworkModel, bool),
         (passthrough, insist): (Passthrough, bool),
     ) -> Result<Prepared, HostError> {
         let failed = |what| NetworkError::kernel(what);
         let mut socket = Socket::open().map_err(failed("opening a netlink socket"))?;
         let changes = Socket::listen(CHANGES).map_err(failed("opening a netlink socket"))?;
-        let found = scan(&mut socket)?;
+        let mut found = scan(&mut socket)?;
         let interfaces = found.len();
         if interfaces > MAX_DEVICES {
             return Err(NetworkError::TooMany(interfaces).into());
         }
         let functions = Functions::take(dir, namespace.as_deref(), &found, passthrough, insist)?;
         let (mut ports, mut devices, mut taps) = (Vec::new(), functions.devices(), BTreeMap::new());
+        found.retain(|one| functions.interfaces().iter().all(|lent| lent.name != one.interface.name));
+        let cookie = entropy();
         for index in 0..interfaces.max(least) - devices.len() {
             let spec = net_device(index, queues);
             let Device::Net { name, mac, .. } = &spec else { continue };
-            let (tap, files) = tap::make(&mut socket, queues)?;
-            if let Some(namespace) = namespace.clone() {
-                undo::note(dir, &Undo::Tap { namespace, interface: tap.index })?;
-            }
+            let on = found.get(index).filter(|_| model == NetworkModel::Macvtap);
+            let owner = Owner { dir, namespace: &namespace, cookie: &cookie };
+            let (tap, files) = owner.make(&mut socket, index, (on, take_over), queues)?;
             taps.insert(name.clone(), files.into_iter().map(OwnedFd::from).collect());
-            ports.push(Port { tap, device: *mac, interface: None });
+            let on = on.map(|found| found.index);
+            ports.push(Port { tap, device: *mac, interface: None, join: None, on });
             devices.push(spec);
         }
-        let cookie = entropy();
         let dir = dir.clone();
-        let (told, due, take_over, answers) = (Vec::new(), None, false, false);
+        let (told, due, answers, warnings) = (Vec::new(), None, false, Vec::new());
         let network = Network {
             dir,
             namespace,
             cookie,
+            model,
             take_over,
             socket,
             changes,
@@ -135,6 +146,7 @@ impl Network {
             functions,
             answers,
             told,
+            warnings,
             due,
         };
         Ok(Prepared { network, devices, taps })
@@ -168,7 +180,10 @@ impl Network {
         let wanted = found.len();
         for Found { index, interface, .. } in &mut found {
             let port = match self.ports.iter().position(|port| port.interface == Some(*index)) {
-                Some(port) => port,
+                Some(port) => {
+                    self.follow(port, interface)?;
+                    port
+                }
                 None => self.connect(*index, interface, wanted)?,
             };
             interface.device = self.ports[port].device;
@@ -207,23 +222,24 @@ impl Network {
             }
             local_ports::set(file, ours)?;
         }
-        for port in &self.ports {
-            if let Some(interface) = port.interface {
-                redirect::let_answers_in(&mut self.socket, interface, port.tap.index, &self.cookie)?;
-            }
+        for port in 0..self.ports.len() {
+            self.let_answers_in_at(port)?;
         }
         // Interfaces that come later do not fail where this kernel has no such filters.
         self.answers = true;
         Ok(())
     }
 
-    /// Frees the devices of interfaces that are gone.
+    /// Frees the devices of interfaces that are gone. A macvtap has gone with its own: nothing is left of that device but what the guest sees.
     fn disconnect(&mut self, found: &[Found]) -> Result<(), HostError> {
-        for port in &mut self.ports {
-            if port.interface.is_some_and(|index| found.iter().all(|one| one.index != index)) {
-                redirect::remove(&mut self.socket, port.tap.index, &self.cookie)?;
-                port.interface = None;
+        let gone = |index: Option<u32>| index.is_some_and(|index| found.iter().all(|one| one.index != index));
+        self.ports.retain(|port| !gone(port.on));
+        for port in self.ports.iter_mut().filter(|port| gone(port.interface)) {
+            if let Some(Join::Bridge(bridge)) = port.join.take() {
+                bridge.remove(&mut self.socket)?;
             }
+            redirect::remove(&mut self.socket, port.tap.index, &self.cookie)?;
+            port.interface = None;
         }
         Ok(())
     }
@@ -231,26 +247,19 @@ impl Network {
     /// Gives an interface the first free device.
     fn connect(&mut self, index: u32, interface: &Interface, wanted: usize) -> Result<usize, HostError> {
         let devices = self.ports.len();
-        let Some(free) = self.ports.iter().position(|port| port.interface.is_none()) else {
+        let Some(free) = self.free(index) else {
             return Err(NetworkError::NoDevice { name: interface.name.clone(), devices, wanted }.into());
         };
-        let Network { dir, namespace, cookie, socket, take_over, answers, .. } = self;
-        let tap = &self.ports[free].tap;
-        tap.bring_up(socket, interface.mtu)?;
-        redirect::redirect(socket, &tap.name, tap.index, index, cookie)?;
-        if let Some(namespace) = namespace {
-            let namespace = namespace.clone();
-            undo::note(dir, &Undo::Redirect { namespace, interface: index, cookie: *cookie })?;
+        // A macvtap has taken it already.
+        if self.take_over && self.ports[free].on.is_none() {
+            redirect::take(&mut self.socket, index)?;
         }
-        if *take_over {
-            redirect::take(socket, index)?;
-        }
-        redirect::redirect(socket, &interface.name, index, tap.index, cookie)?;
-        let to = tap.index;
+        let join = self.join(free, index, interface)?;
         // It is connected, whatever becomes of the answers.
-        self.ports[free].interface = Some(index);
-        if *answers {
-            redirect::let_answers_in(socket, index, to, cookie)?;
+        let port = &mut self.ports[free];
+        (port.interface, port.join) = (Some(index), Some(join));
+        if self.answers {
+            self.let_answers_in_at(free)?;
         }
         Ok(free)
     }
@@ -270,6 +279,7 @@ impl Keeper {
         match sent {
             Ok(()) => {
                 self.offer_names();
+                self.warn_of_models();
                 true
             }
             Err(message) => {
@@ -286,6 +296,7 @@ impl Keeper {
             AgentError::new(ErrorKind::Failed, format!("setting up the network: {error}"))
         })?;
         self.offer_names();
+        self.warn_of_models();
         let Some(interfaces) = interfaces else { return Ok(false) };
         self.send(RequestBody::Interfaces(interfaces), Waiting::Plugged(id), DEADLINE).map(|()| true)
     }
@@ -312,6 +323,7 @@ impl Keeper {
             self.warn_of_network(&message);
         }
         self.offer_names();
+        self.warn_of_models();
     }
 
     /// `cor why` shows it.

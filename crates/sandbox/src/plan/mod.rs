@@ -47,7 +47,7 @@ pub use seccomp::seccomp_features;
 pub use update::update;
 
 use crate::bundle::Bundle;
-use crate::configuration::{Configuration, Passthrough};
+use crate::configuration::{Configuration, NetworkModel, Passthrough};
 use guest_protocol::message::{Setup, Step};
 use host_check::facts::HostFacts;
 use machine_spec::mini_os::MiniOs;
@@ -195,6 +195,9 @@ pub enum HostStep {
     /// Make taps in the network namespace and connect its interfaces with them, each with a device of the machine: one for each
     /// interface, and at least `least`. Their names and addresses: [`net_device`].
     Taps {
+        /// How frames go between an interface and its device.
+        #[serde(default, skip_serializing_if = "is_default")]
+        model: NetworkModel,
         /// Number of devices, if there are fewer interfaces.
         least: usize,
         /// Pairs of queues of each device.

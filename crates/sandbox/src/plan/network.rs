@@ -8,7 +8,8 @@ use machine_spec::Chassis;
 pub(super) fn network(inputs: &Inputs, size: &Size) -> Piece {
     let network = &inputs.configuration.network;
     let host = match network.model {
-        NetworkModel::Tc => vec![HostStep::Taps {
+        model @ (NetworkModel::Tc | NetworkModel::Bridge | NetworkModel::Macvtap) => vec![HostStep::Taps {
+            model,
             least: network.min_devices,
             // More queues than CPUs that use them are of no use.
             queues: network.queues.min(size.vcpus),

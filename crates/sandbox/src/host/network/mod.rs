@@ -5,15 +5,21 @@
 //!   tap       /dev/net/tun ─► a tap in the namespace; it goes when its last descriptor is closed
 //!   redirect  eth0 ingress ──► tap egress ──► VMM       each frame, before the host's protocols see it
 //!             eth0 egress  ◄── tap ingress ◄── VMM
+//!   bridge    eth0 and the tap are the two ports of a bridge
+//!   macvtap   a macvtap on eth0, whose device is the VMM's
+//!   link      what all that we make there is called, and how it comes up
 //!   local_ports  which ports sockets of the namespace get that ask for none
 //!   function, lent  an interface that is a PCI function goes to the machine itself, and comes back
 //! ```
 //!
 //! The addresses stay on the host's interface, where engines look for them; its frames never reach the host's own stack.
 
+pub mod bridge;
 pub mod function;
 pub mod lent;
+pub mod link;
 pub mod local_ports;
+pub mod macvtap;
 pub mod redirect;
 pub mod scan;
 pub mod tap;

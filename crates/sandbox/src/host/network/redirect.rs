@@ -2,6 +2,7 @@
 //! ingress queueing discipline. Structures: Linux `include/uapi/linux/{pkt_sched,pkt_cls,rtnetlink}.h`, `tc_act/tc_mirred.h`.
 
 use super::NetworkError;
+use super::link;
 use super::local_ports::Ports;
 use netlink::{CREATE, EXCLUSIVE, Message, Socket, attributes};
 use rustix::io::Errno;
@@ -39,9 +40,10 @@ const TERMINAL: u8 = 1;
 const OK: u32 = 0;
 /// TC_ACT_STOLEN
 const STOLEN: u32 = 4;
-/// TCA_EGRESS_REDIR, TCA_EGRESS_MIRROR
+/// TCA_EGRESS_REDIR, TCA_EGRESS_MIRROR, TCA_INGRESS_REDIR
 const EGRESS_REDIRECT: u32 = 1;
 const EGRESS_MIRROR: u32 = 2;
+const INGRESS_REDIRECT: u32 = 3;
 
 /// Bytes of `struct tcmsg`.
 const HEADER: usize = 20;
@@ -118,6 +120,62 @@ fn answer(protocol: i32) -> [Key; 4] {
 /// OP_REPLY of ARP.
 const ARP_REPLY: Key = (0x0000_ffff, 2, 4);
 
+/// The bit of a destination's MAC, 14 bytes before the network header, that says that it is a group, or all.
+const GROUP: Key = (0x0000_0100, 0x0000_0100, -16_i32 as u32);
+
+/// 01:80:c2:00:00:00 to 01:80:c2:00:00:0f, which bridges do not forward (IEEE 802.1Q, 8.6.3).
+const RESERVED: [Key; 2] =
+    [(0x0000_ffff, 0x0000_0180, -16_i32 as u32), (0xffff_fff0, 0xc200_0000, -12_i32 as u32)];
+
+/// Adds the discipline, which one only can have, to interface `index` (called `name`).
+///
+/// # Errors
+/// When somebody else takes its packets, or the kernel lacks the discipline.
+pub fn claim(socket: &mut Socket, name: &str, index: u32) -> Result<(), NetworkError> {
+    match socket.request(new_discipline(index)) {
+        Err(Errno::EXIST) => Err(NetworkError::Taken(name.into())),
+        result => result.map_err(NetworkError::kernel(format!(
+            "adding the ingress queueing discipline to {name} (CONFIG_NET_SCH_INGRESS)"
+        ))),
+    }
+}
+
+/// What comes in for a group at interface `from` (called `name`, and claimed) comes in at `to` instead.
+///
+/// # Errors
+/// When the kernel lacks u32 or mirred.
+pub fn hand_groups(
+    socket: &mut Socket,
+    name: &str,
+    from: u32,
+    to: u32,
+    cookie: &Cookie,
+) -> Result<(), NetworkError> {
+    filter(socket, name, new_filter(from, EVERYTHING, &[GROUP], cookie, mirred(STOLEN, INGRESS_REDIRECT, to)))
+}
+
+/// Sends what comes in at interface `from` (called `name`) for an address that no bridge forwards out at `to`. Also keeps other machines away,
+/// as [`redirect`] does.
+///
+/// # Errors
+/// When somebody else takes its packets, or the kernel lacks the discipline, u32 or mirred.
+pub fn redirect_reserved(
+    socket: &mut Socket,
+    name: &str,
+    from: u32,
+    to: u32,
+    cookie: &Cookie,
+) -> Result<(), NetworkError> {
+    claim(socket, name, from)?;
+    filter(socket, name, new_filter(from, EVERYTHING, &RESERVED, cookie, mirred(STOLEN, EGRESS_REDIRECT, to)))
+}
+
+fn filter(socket: &mut Socket, name: &str, filter: Message) -> Result<(), NetworkError> {
+    socket.request(filter).map_err(NetworkError::kernel(format!(
+        "redirecting the packets of {name} (CONFIG_NET_CLS_U32, CONFIG_NET_ACT_MIRRED)"
+    )))
+}
+
 /// Sends all that comes in at interface `from` (called `name`) out at `to`.
 ///
 /// # Errors
@@ -129,18 +187,9 @@ pub fn redirect(
     to: u32,
     cookie: &Cookie,
 ) -> Result<(), NetworkError> {
-    match socket.request(new_discipline(from)) {
-        Err(Errno::EXIST) => return Err(NetworkError::Taken(name.into())),
-        result => result.map_err(NetworkError::kernel(format!(
-            "adding the ingress queueing discipline to {name} (CONFIG_NET_SCH_INGRESS)"
-        )))?,
-    }
+    claim(socket, name, from)?;
     let redirect = mirred(STOLEN, EGRESS_REDIRECT, to);
-    socket.request(new_filter(from, EVERYTHING, &[(0, 0, 0)], cookie, redirect)).map_err(
-        NetworkError::kernel(format!(
-            "redirecting the packets of {name} (CONFIG_NET_CLS_U32, CONFIG_NET_ACT_MIRRED)"
-        )),
-    )
+    filter(socket, name, new_filter(from, EVERYTHING, &[(0, 0, 0)], cookie, redirect))
 }
 
 /// Lets answers of name servers to [`ANSWER_PORTS`] that come in at `from` through to the host's stack, in spite of its redirection to `to`, and
@@ -177,14 +226,24 @@ pub fn remove(socket: &mut Socket, index: u32, cookie: &Cookie) -> Result<(), Ne
     if filters.iter().filter_map(|(_, body)| cookie_of(body)).any(|found| found != cookie) {
         return Ok(());
     }
-    take(socket, index)
+    end(socket, index)
 }
 
-/// Ends a redirection of interface `index`, whosever it is; that there is none is no error.
+/// Frees interface `index` of another machine, whosever it is and by whichever model; that there is none is no error.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn take(socket: &mut Socket, index: u32) -> Result<(), NetworkError> {
+    for link in super::scan::lasting_on(socket, index)? {
+        match socket.request(link::request(libc::RTM_DELLINK, 0, link, 0)) {
+            Err(Errno::NODEV) => {}
+            result => result.map_err(NetworkError::kernel("removing another machine's interface"))?,
+        }
+    }
+    end(socket, index)
+}
+
+fn end(socket: &mut Socket, index: u32) -> Result<(), NetworkError> {
     match socket.request(old_discipline(index)) {
         Err(Errno::INVAL | Errno::NODEV | Errno::NOENT) => Ok(()),
         result => result.map_err(NetworkError::kernel("removing the ingress queueing discipline")),
@@ -269,6 +328,30 @@ mod tests {
             packet(1, 53, 65000, 0),
         ] {
             assert!(!matches(&udp, &other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn frames_for_groups_are_told_from_others() {
+        let redirect = mirred(STOLEN, INGRESS_REDIRECT, 9);
+        assert_eq!((redirect[5], redirect[6]), (3_u32.to_ne_bytes(), 9_u32.to_ne_bytes()));
+        // Whether a frame to this address is meant: its header, of 14 bytes, is before what keys count from.
+        let matches = |keys: &[Key], mac: [u8; 6]| {
+            let frame = [[9, 9].as_slice(), &mac, &[9; 8]].concat();
+            selector(keys)[16..].chunks(16).all(|key| {
+                let at = i32::from_ne_bytes(key[8..12].try_into().unwrap()) + 16;
+                (0..4).all(|i| frame[at as usize + i] & key[i] == key[4 + i])
+            })
+        };
+        for group in [[0xff; 6], [0x33, 0x33, 0, 0, 0, 1], [1, 0, 0x5e, 0, 0, 1], [1, 0x80, 0xc2, 0, 0, 0x10]]
+        {
+            assert!(matches(&[GROUP], group) && !matches(&RESERVED, group), "{group:?}");
+        }
+        for other in [[2, 0xff, 1, 1, 1, 1], [0xfe, 1, 0xff, 0xff, 0xff, 0xff]] {
+            assert!(!matches(&[GROUP], other) && !matches(&RESERVED, other), "{other:?}");
+        }
+        for last in [0, 3, 0xe, 0xf] {
+            assert!(matches(&RESERVED, [1, 0x80, 0xc2, 0, 0, last]), "{last}");
         }
     }
 

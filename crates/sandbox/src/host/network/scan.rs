@@ -1,8 +1,8 @@
 //! Reads what is in a network namespace. Structures: Linux `include/uapi/linux/{if_link,if_addr,rtnetlink,neighbour}.h`.
 
-use super::{NetworkError, tap};
+use super::{NetworkError, link as links};
 use guest_protocol::network::{Address, Interface, Neighbour, Route};
-use netlink::{Attributes, Message, Socket, attributes};
+use netlink::{Attributes, Message, Objects, Socket, attributes};
 use std::net::IpAddr;
 
 /// ARPHRD_ETHER
@@ -54,7 +54,7 @@ struct KernelRoute {
     route: Route,
 }
 
-/// The Ethernet interfaces of the socket's namespace but for our taps, in the order of their numbers.
+/// The Ethernet interfaces of the socket's namespace but for those that we made, in the order of their numbers.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -64,7 +64,8 @@ pub fn scan(socket: &mut Socket) -> Result<Vec<Found>, NetworkError> {
         all.map_err(NetworkError::kernel(format!("listing {what} of the network namespace")))
     };
     let links = dump(libc::RTM_GETLINK, &[0; 16], "interfaces")?;
-    let mut found: Vec<Found> = links.iter().filter_map(|(_, body)| link(body)).collect();
+    let bridges = our_bridges(&links);
+    let mut found: Vec<Found> = links.iter().filter_map(|(_, body)| link(body, &bridges)).collect();
     found.sort_by_key(|one| one.index);
     if found.is_empty() {
         return Ok(found);
@@ -96,9 +97,37 @@ pub fn taps(socket: &mut Socket) -> Result<Vec<u32>, NetworkError> {
         .map_err(NetworkError::kernel("listing interfaces of the network namespace"))?;
     let tap = |body: &Vec<u8>| {
         let all = attributes(body.get(16..)?);
-        is_our_tap(&all.text(libc::IFLA_IFNAME)?, &all).then(|| number(body, 4)).flatten()
+        (is_ours(&all) && kind_of(&all)? == "tun").then(|| number(body, 4)).flatten()
     };
     Ok(links.iter().filter_map(|(_, body)| tap(body)).collect())
+}
+
+/// The numbers of bridges that have interface `index` and of macvtaps on it, of those that have a name as ours.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn lasting_on(socket: &mut Socket, index: u32) -> Result<Vec<u32>, NetworkError> {
+    let links = socket
+        .dump(&Message::new(libc::RTM_GETLINK, 0, &[0; 16]))
+        .map_err(NetworkError::kernel("listing interfaces of the network namespace"))?;
+    let bridges = our_bridges(&links);
+    let of = |body: &[u8]| {
+        let (all, own) = (attributes(body.get(16..)?), number(body, 4)?);
+        if own == index {
+            return all.number(libc::IFLA_MASTER).filter(|master| bridges.contains(master));
+        }
+        let macvtap = is_ours(&all) && kind_of(&all)? == "macvtap";
+        (macvtap && all.number(libc::IFLA_LINK) == Some(index)).then_some(own)
+    };
+    Ok(links.iter().filter_map(|(_, body)| of(body)).collect())
+}
+
+fn our_bridges(links: &Objects) -> Vec<u32> {
+    let bridge = |body: &[u8]| {
+        let all = attributes(body.get(16..)?);
+        (is_ours(&all) && kind_of(&all)? == "bridge").then(|| number(body, 4)).flatten()
+    };
+    links.iter().filter_map(|(_, body)| bridge(body)).collect()
 }
 
 /// The number of the interface of this name.
@@ -174,16 +203,16 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// `struct ifinfomsg`
-fn link(body: &[u8]) -> Option<Found> {
+/// `struct ifinfomsg`. A port of one of our `bridges` is an interface, one of another bridge is not: that bridge is.
+fn link(body: &[u8], bridges: &[u32]) -> Option<Found> {
     let kind = u16::from_ne_bytes(*body.get(2..)?.first_chunk()?);
     let (index, flags) = (number(body, 4)?, number(body, 8)?);
     let all = attributes(body.get(16..)?);
     let mac: [u8; 6] = all.value(libc::IFLA_ADDRESS)?.try_into().ok()?;
     let name = all.text(libc::IFLA_IFNAME)?;
     let loopback = flags & libc::IFF_LOOPBACK as u32 != 0;
-    let of_a_bridge = all.number(libc::IFLA_MASTER).is_some();
-    if kind != ETHERNET || loopback || of_a_bridge || mac == [0; 6] || is_our_tap(&name, &all) {
+    let of_a_bridge = all.number(libc::IFLA_MASTER).is_some_and(|master| !bridges.contains(&master));
+    if kind != ETHERNET || loopback || of_a_bridge || mac == [0; 6] || is_ours(&all) {
         return None;
     }
     let mtu = all.number(libc::IFLA_MTU)?;
@@ -199,10 +228,13 @@ fn function(all: &Attributes<'_>) -> Option<String> {
     all.text(PARENT).filter(|address| is_pci && machine_spec::is_pci_address(address))
 }
 
-fn is_our_tap(name: &str, all: &Attributes<'_>) -> bool {
-    let number = name.strip_prefix(tap::NAME).unwrap_or_default();
-    let kind = all.value(libc::IFLA_LINKINFO).and_then(|info| attributes(info).text(libc::IFLA_INFO_KIND));
-    !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) && kind.as_deref() == Some("tun")
+/// What kind of interface it is, if it is not a piece of hardware.
+fn kind_of(all: &Attributes<'_>) -> Option<String> {
+    attributes(all.value(libc::IFLA_LINKINFO)?).text(libc::IFLA_INFO_KIND)
+}
+
+fn is_ours(all: &Attributes<'_>) -> bool {
+    all.text(libc::IFLA_IFNAME).is_some_and(|name| links::is_ours(&name, kind_of(all).as_deref()))
 }
 
 /// `struct ifaddrmsg`: the interface's number and the address. Those that the guest gets from a router itself are left out.

@@ -31,7 +31,7 @@ fn link_of(kind: u16, name: &str, fill: impl FnOnce(Message) -> Message) -> Opti
         .text(libc::IFLA_IFNAME, name)
         .attribute(libc::IFLA_MTU, &1450_u32.to_ne_bytes())
         .attribute(libc::IFLA_ADDRESS, &[2, 0, 0, 0, 0, 9]);
-    link(fill(message).body()).map(|found| found.interface)
+    link(fill(message).body(), &[9]).map(|found| found.interface)
 }
 
 #[test]
@@ -40,6 +40,17 @@ fn ethernet_interfaces_are_taken_and_others_are_not() {
     assert_eq!((eth0.mac, eth0.mtu, eth0.up), ([2, 0, 0, 0, 0, 9], 1450, true));
     assert!(link_of(65534, "wg0", |m| m).is_none(), "no Ethernet");
     assert!(link_of(ETHERNET, "port", |m| m.attribute(libc::IFLA_MASTER, &[3, 0, 0, 0])).is_none());
+    let port = |m: Message| m.attribute(libc::IFLA_MASTER, &9_u32.to_ne_bytes());
+    assert!(link_of(ETHERNET, "eth0", port).is_some(), "a port of a bridge of ours");
+    let kind = |kind: &'static str| {
+        move |m: Message| m.nested(libc::IFLA_LINKINFO, |info| info.text(libc::IFLA_INFO_KIND, kind))
+    };
+    assert!(link_of(ETHERNET, "clearb123456780", kind("bridge")).is_none(), "a bridge of ours");
+    assert!(link_of(ETHERNET, "clearv123456780", kind("macvtap")).is_none(), "a macvtap of ours");
+    assert!(
+        link_of(ETHERNET, "br0", kind("bridge")).is_some()
+            && link_of(ETHERNET, "macvtap0", kind("macvtap")).is_some()
+    );
     let tun = |m: Message| m.nested(libc::IFLA_LINKINFO, |info| info.text(libc::IFLA_INFO_KIND, "tun"));
     assert!(link_of(ETHERNET, "clear0", tun).is_none(), "a tap of ours");
     assert!(link_of(ETHERNET, "tap0", tun).is_some() && link_of(ETHERNET, "clear0", |m| m).is_some());
