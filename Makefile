@@ -11,28 +11,20 @@ RELEASE := target/release
 # Where cargo builds; the programs are put into $(RELEASE) also when that is elsewhere.
 BUILT := $(or $(CARGO_TARGET_DIR),target)
 PREFIX ?= /usr/local
-MINI_OS := $(RELEASE)/clear-mini-os
+PROGRAMS := cor clear-mini-os clear-agent clear-vmm
 
 .PHONY: help demo test build bench install uninstall clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
-# The agent is static: it is the only program in its guest. So is clear-vmm: it starts sooner, and needs no file after that.
-# The others are ordinary programs of the host. All at once, since each build ends with one CPU that optimizes a whole program.
-STATIC := RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --target $(TARGET)
-
+# Static: the agent is the only program in its guest, and the others start sooner. In one go, so that what they share is compiled once.
 build:
 	@scripts/install-deps build
-	@echo "building cor and clear-mini-os, clear-agent, clear-vmm"; \
-	cargo build --release --locked --package cor --package mini_os & programs=$$!; \
-	$(STATIC) --profile agent --package agent & agent=$$!; \
-	$(STATIC) --profile vmm --package vmm & vmm=$$!; \
-	failed=0; for build in $$programs $$agent $$vmm; do wait $$build || failed=1; done; exit $$failed
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $(TARGET) \
+		--package agent --package cor --package mini_os --package vmm
 	@mkdir -p $(RELEASE)
-	@install -m 0755 $(BUILT)/$(TARGET)/agent/clear-agent $(BUILT)/$(TARGET)/vmm/clear-vmm $(RELEASE)
-	@for program in cor clear-mini-os; do \
-		test $(BUILT)/release/$$program -ef $(RELEASE)/$$program || install -m 0755 $(BUILT)/release/$$program $(RELEASE); done
+	@install -s -m 0755 $(addprefix $(BUILT)/$(TARGET)/release/,$(PROGRAMS)) $(RELEASE)
 
 demo:
 	@scripts/install-deps demo
@@ -50,11 +42,11 @@ bench: build
 
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man8
-	install -m 0755 $(RELEASE)/cor $(RELEASE)/clear-mini-os $(RELEASE)/clear-agent $(RELEASE)/clear-vmm $(DESTDIR)$(PREFIX)/bin
+	install -m 0755 $(addprefix $(RELEASE)/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/bin
 	install -m 0644 docs/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
 
 uninstall:
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,cor clear-mini-os clear-agent clear-vmm)
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(PROGRAMS))
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/man/man8/,$(notdir $(wildcard docs/man/*.8)))
 
 clean:
