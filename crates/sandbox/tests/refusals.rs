@@ -20,6 +20,8 @@ fn facts() -> HostFacts {
         clear_vmm: None,
         hostname: "host".into(),
         tsc_khz: None,
+        pasta: None,
+        default_route: true,
         qemu: Some(Qemu { path: "/usr/bin/qemu-system-x86_64".into(), version: (10, 0) }),
         cgroups: Cgroups::V2("/sys/fs/cgroup".into()),
     }

@@ -23,6 +23,7 @@ use crate::host::network::local_ports;
 use crate::host::network::redirect::{self, Cookie};
 use crate::host::network::scan::{Found, scan};
 use crate::host::network::tap::{self, Tap};
+use crate::host::network::user::UserNetwork;
 use crate::host::network::{MAX_DEVICES, NetworkError};
 use crate::host::undo::{self, Undo};
 use crate::plan::net_device;
@@ -68,6 +69,8 @@ pub(super) struct Network {
     functions: Functions,
     /// Whether answers of name servers come to the namespace itself.
     answers: bool,
+    /// Serves the namespace's interface; its end is that of the network.
+    user: Option<UserNetwork>,
     /// What the guest was told last.
     told: Vec<Interface>,
     /// When to look at what has changed.
@@ -86,6 +89,11 @@ impl Network {
     /// Takes interfaces that another machine has, if `yes`.
     pub fn taking_over(self, yes: bool) -> Self {
         Network { take_over: yes, ..self }
+    }
+
+    /// Frames go to pasta, which must not connect to the host's loopback for them.
+    pub fn served_by(self, user: Option<UserNetwork>) -> Self {
+        Network { user, ..self }
     }
 
     /// Takes the functions that go to the machine itself and makes taps, each with so many `queues`, for the other interfaces, in the calling
@@ -134,6 +142,7 @@ impl Network {
             ports,
             functions,
             answers,
+            user: None,
             told,
             due,
         };
@@ -234,10 +243,10 @@ impl Network {
         let Some(free) = self.ports.iter().position(|port| port.interface.is_none()) else {
             return Err(NetworkError::NoDevice { name: interface.name.clone(), devices, wanted }.into());
         };
-        let Network { dir, namespace, cookie, socket, take_over, answers, .. } = self;
+        let Network { dir, namespace, cookie, socket, take_over, answers, user, .. } = self;
         let tap = &self.ports[free].tap;
         tap.bring_up(socket, interface.mtu)?;
-        redirect::redirect(socket, &tap.name, tap.index, index, cookie)?;
+        redirect::redirect(socket, &tap.name, tap.index, index, cookie, user.is_some())?;
         if let Some(namespace) = namespace {
             let namespace = namespace.clone();
             undo::note(dir, &Undo::Redirect { namespace, interface: index, cookie: *cookie })?;
@@ -245,7 +254,7 @@ impl Network {
         if *take_over {
             redirect::take(socket, index)?;
         }
-        redirect::redirect(socket, &interface.name, index, tap.index, cookie)?;
+        redirect::redirect(socket, &interface.name, index, tap.index, cookie, false)?;
         let to = tap.index;
         // It is connected, whatever becomes of the answers.
         self.ports[free].interface = Some(index);

@@ -1,13 +1,13 @@
 //! The network: which devices the machine has is known only where its network namespace is, so the plan just says how.
 
 use super::size::Size;
-use super::{HostStep, Inputs, Piece, machine, pods};
+use super::{HostStep, Inputs, Piece, PlanError, machine, namespaces, pods};
 use crate::configuration::{NetworkModel, Passthrough};
 use machine_spec::Chassis;
 
-pub(super) fn network(inputs: &Inputs, size: &Size) -> Piece {
+pub(super) fn network(inputs: &Inputs, size: &Size) -> Result<Piece, PlanError> {
     let network = &inputs.configuration.network;
-    let host = match network.model {
+    let mut host = match network.model {
         NetworkModel::Tc => vec![HostStep::Taps {
             least: network.min_devices,
             // More queues than CPUs that use them are of no use.
@@ -19,7 +19,23 @@ pub(super) fn network(inputs: &Inputs, size: &Size) -> Piece {
         }],
         NetworkModel::None => Vec::new(),
     };
-    Piece { host, warnings: warning(inputs).into_iter().collect(), ..Piece::default() }
+    if network.user && network.model == NetworkModel::Tc && namespaces::has_new_network(inputs) {
+        host.push(user(inputs)?);
+    }
+    Ok(Piece { host, warnings: warning(inputs).into_iter().collect(), ..Piece::default() })
+}
+
+fn user(inputs: &Inputs) -> Result<HostStep, PlanError> {
+    let refused = |why, fix| PlanError::host("a user-space network", why, fix);
+    let Some(program) = inputs.facts.pasta.clone() else {
+        let fix = "install it (Debian: apt-get install passt), or do without (cor try --network none, network.user = false)";
+        return Err(refused("the program pasta is not in the search path", fix));
+    };
+    if !inputs.facts.default_route {
+        let fix = "connect the host, or do without (cor try --network none, network.user = false)";
+        return Err(refused("this host has no default route, and pasta no way out", fix));
+    }
+    Ok(HostStep::UserNetwork { program })
 }
 
 /// By default functions are passed where that works; who asks for it is told where it does not.
