@@ -119,7 +119,10 @@ mod tests {
         let host = FakeHost::new();
         assert!(survey(&host.root()).default_route);
         let line = |destination: &str, flags: &str, mask: &str| {
-            host.write("/proc/self/net/route", &format!("Iface\t..\neth0 {destination} 010200C0 {flags} 0 0 0 {mask} 0 0 0\n"));
+            host.write(
+                "/proc/self/net/route",
+                &format!("Iface\t..\neth0 {destination} 010200C0 {flags} 0 0 0 {mask} 0 0 0\n"),
+            );
             survey(&host.root()).default_route
         };
         assert!(line("00000000", "0003", "00000000"));

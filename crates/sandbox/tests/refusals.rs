@@ -144,6 +144,31 @@ fn with_disk(rules: Value) -> Value {
 }
 
 #[test]
+fn a_user_space_network_is_for_new_namespaces_of_hosts_that_can_make_one() {
+    let mut setting = Setting::new();
+    setting.configuration.network.user = true;
+    let steps = |setting: &Setting, config: &Value| {
+        let plan = setting.run(config)?;
+        Ok::<_, String>(plan.host.iter().filter(|step| matches!(step, HostStep::UserNetwork { .. })).count())
+    };
+    let refused = steps(&setting, &spec()).unwrap_err();
+    assert!(
+        refused.contains("pasta is not in the search path; install it (Debian: apt-get install passt)"),
+        "{refused}"
+    );
+    let by_path =
+        with("linux.namespaces", json!([{"type": "pid"}, {"type": "network", "path": "/run/netns/n"}]));
+    assert_eq!(steps(&setting, &by_path), Ok(0), "somebody else's namespace is left alone");
+    setting.facts.pasta = Some("/usr/bin/pasta".into());
+    assert_eq!(steps(&setting, &spec()), Ok(1));
+    setting.facts.default_route = false;
+    let refused = steps(&setting, &spec()).unwrap_err();
+    assert!(refused.contains("no default route") && refused.contains("--network none"), "{refused}");
+    setting.configuration.network.model = sandbox::configuration::NetworkModel::None;
+    assert_eq!(steps(&setting, &spec()), Ok(0));
+}
+
+#[test]
 fn a_disk_must_exist_where_something_may_open_it() {
     let allowed = with_disk(json!([{"allow": true, "type": "b", "major": 8, "minor": 0, "access": "rw"}]));
     let refused = Setting::new().run(&allowed).unwrap_err();

@@ -33,7 +33,9 @@ fn main() {
     }
     if args[1] == "frames" {
         let port = args[3].parse().expect("a port");
-        args[4..].iter().for_each(|to| frames(&args[2], port, to.parse().expect("an address")).expect("sending"));
+        args[4..]
+            .iter()
+            .for_each(|to| frames(&args[2], port, to.parse().expect("an address")).expect("sending"));
         return;
     }
     for name in &args[2..] {
@@ -65,8 +67,11 @@ const SOURCE: (Ipv4Addr, Ipv6Addr) =
 fn frames(interface: &str, port: u16, to: IpAddr) -> std::io::Result<()> {
     let number = |file: &str| fs::read_to_string(format!("/sys/class/net/{interface}/{file}"));
     let index: i32 = number("ifindex")?.trim().parse().expect("a number");
-    let mac: Vec<u8> =
-        number("address")?.trim().split(':').map(|byte| u8::from_str_radix(byte, 16).expect("a byte")).collect();
+    let mac: Vec<u8> = number("address")?
+        .trim()
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).expect("a byte"))
+        .collect();
     let from_port = 40_000_u16;
     let ports = [from_port.to_be_bytes(), port.to_be_bytes()].concat();
     // Length of header and data, checksum; sequence, acknowledgement, header of 20 bytes, SYN, window, checksum, no urgent data.
@@ -121,8 +126,14 @@ fn send_frame(index: i32, frame: &[u8]) -> std::io::Result<()> {
         to.sll_family = libc::AF_PACKET as u16;
         to.sll_ifindex = index;
         let size = size_of_val(&to) as u32;
-        let sent =
-            libc::sendto(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0, (&raw const to).cast(), size);
+        let sent = libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const to).cast(),
+            size,
+        );
         if sent == frame.len() as isize { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     }
 }

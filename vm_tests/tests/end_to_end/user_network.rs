@@ -73,7 +73,13 @@ fn answer(question: &[u8]) -> Vec<u8> {
 }
 
 /// `cor try` of a shell script, with another `resolv.conf` of the host.
-fn try_with_names(sandbox: &Sandbox, network: &Network, flags: &[&str], resolv_conf: &str, script: &str) -> Command {
+fn try_with_names(
+    sandbox: &Sandbox,
+    network: &Network,
+    flags: &[&str],
+    resolv_conf: &str,
+    script: &str,
+) -> Command {
     let file = sandbox.path().join("resolv.conf");
     fs::write(&file, resolv_conf).unwrap();
     let with_file = format!("mount --bind {} /etc/resolv.conf && exec \"$@\"", file.display());
@@ -89,9 +95,13 @@ fn connections_datagrams_and_names_go_out_with_nothing_configured() {
     let own = network.open(false, || [Ear::open(OURS[0])]);
     let names = network.open(true, || UdpSocket::bind((PEER[0], 53)).unwrap());
     let ask = |address: &str| {
-        format!("busybox nc {address} {PORT} </dev/null; exec 3<>/dev/udp/{address}/{PORT}; echo word >&3; read -t 30 line <&3; echo $line;")
+        format!(
+            "busybox nc {address} {PORT} </dev/null; exec 3<>/dev/udp/{address}/{PORT}; echo word >&3; read -t 30 line <&3; echo $line;"
+        )
     };
-    let script = [ask(PEER[0]), ask(PEER[1]), ask(OURS[0]), "cat /etc/resolv.conf; getent ahostsv4 name.test".into()].concat();
+    let script =
+        [ask(PEER[0]), ask(PEER[1]), ask(OURS[0]), "cat /etc/resolv.conf; getent ahostsv4 name.test".into()]
+            .concat();
     let resolv_conf = format!("nameserver 127.0.0.53\nnameserver {}\nsearch test\n", PEER[0]);
     let stop = AtomicBool::new(false);
     let all: Vec<Ear> = ears.into_iter().chain(own).collect();
@@ -108,7 +118,10 @@ fn connections_datagrams_and_names_go_out_with_nothing_configured() {
     }
     wanted.extend([format!("nameserver {}", PEER[0]), "search test".into()]);
     assert_eq!(lines[..wanted.len()], wanted, "{output}");
-    assert!(lines[wanted.len()].starts_with("192.0.2.99 ") && output.text().contains("name.test"), "{output}");
+    assert!(
+        lines[wanted.len()].starts_with("192.0.2.99 ") && output.text().contains("name.test"),
+        "{output}"
+    );
     sandbox.assert_nothing_left_but(&network.names());
 }
 
@@ -119,7 +132,17 @@ fn the_hosts_loopback_cannot_be_reached_whatever_the_guest_sends() {
     let far = network.open(true, || PEER.map(Ear::open));
     let loopback = network.open(false, || ["127.0.0.1", "127.1.2.3", "::1"].map(Ear::open));
     // The last two show that such frames arrive, and that all before them have been looked at.
-    let targets = ["127.0.0.1", "127.1.2.3", "0.0.0.0", "10.0.2.2", "::1", "::", "::ffff:127.0.0.1", "::127.0.0.1", "fe80::2"];
+    let targets = [
+        "127.0.0.1",
+        "127.1.2.3",
+        "0.0.0.0",
+        "10.0.2.2",
+        "::1",
+        "::",
+        "::ffff:127.0.0.1",
+        "::127.0.0.1",
+        "fe80::2",
+    ];
     let script = format!("/half frames eth0 {PORT} {} {} {}; cat", targets.join(" "), PEER[0], PEER[1]);
     let volume = format!("{GUEST_HALF}:/half:ro");
     let command = sandbox.cor(&["try", "-i", "--volume", &volume, "--", "sh", "-c", &script]);
@@ -138,7 +161,9 @@ fn the_hosts_loopback_cannot_be_reached_whatever_the_guest_sends() {
         assert_eq!(ear.heard(), (false, false), "{}", ear.name);
     }
     // Neither by its kernel, which is not hostile: the router is nobody.
-    let ask = format!("for a in 127.0.0.1 10.0.2.2; do busybox nc -w 5 $a {PORT} </dev/null && echo reached $a; done; true");
+    let ask = format!(
+        "for a in 127.0.0.1 10.0.2.2; do busybox nc -w 5 $a {PORT} </dev/null && echo reached $a; done; true"
+    );
     let output = network.as_host(sandbox.cor(&["try", "--", "sh", "-c", &ask])).run().expect(0);
     assert!(!output.text().contains("reached"), "{output}");
 }
@@ -148,7 +173,8 @@ fn without_a_network_there_is_loopback_alone() {
     let sandbox = Sandbox::new();
     let network = Network::new(&sandbox);
     let list = ["--", "ls", "/sys/class/net"];
-    let output = network.as_host(sandbox.cor(&[&["try", "--network", "none"], &list[..]].concat())).run().expect(0);
+    let output =
+        network.as_host(sandbox.cor(&[&["try", "--network", "none"], &list[..]].concat())).run().expect(0);
     assert_eq!(output.lines(), ["lo"], "{output}");
     assert!(!output.errors().contains("network"), "{output}");
     // A host that is connected to nothing.
@@ -174,7 +200,8 @@ fn without_pasta_there_is_a_warning_or_an_error_when_it_was_asked_for() {
     };
     let output = run(&[]).expect(0);
     assert_eq!(output.lines(), ["lo"], "{output}");
-    let about = output.errors().lines().filter(|line| line.contains("pasta")).map(String::from).collect::<Vec<_>>();
+    let about =
+        output.errors().lines().filter(|line| line.contains("pasta")).map(String::from).collect::<Vec<_>>();
     assert!(matches!(&about[..], [line] if line.contains("apt-get install passt")), "{output}");
     run(&["--network", "user"]).refused("apt-get install passt");
     let output = run(&["--network", "none"]).expect(0);
@@ -185,9 +212,14 @@ fn without_pasta_there_is_a_warning_or_an_error_when_it_was_asked_for() {
 fn a_name_server_on_the_hosts_loopback_is_said_to_be_out_of_reach() {
     let sandbox = Sandbox::new();
     let network = Network::new(&sandbox);
-    let look = |flags: &[&str]| try_with_names(&sandbox, &network, flags, "nameserver 127.0.0.1\n", "cat /etc/resolv.conf");
+    let look = |flags: &[&str]| {
+        try_with_names(&sandbox, &network, flags, "nameserver 127.0.0.1\n", "cat /etc/resolv.conf")
+    };
     let output = look(&[]).run().expect(0);
-    assert!(output.errors().contains("names cannot be looked up") && output.errors().contains("--dns ADDRESS"), "{output}");
+    assert!(
+        output.errors().contains("names cannot be looked up") && output.errors().contains("--dns ADDRESS"),
+        "{output}"
+    );
     let output = look(&["--dns", "192.0.2.9", "--dns", "2001:db8::9"]).run().expect(0);
     assert_eq!(output.lines(), ["nameserver 192.0.2.9", "nameserver 2001:db8::9"], "{output}");
 }
@@ -228,7 +260,8 @@ fn whoever_is_killed_delete_leaves_nothing() {
     }
     // One that stands still does not stay behind either.
     let (id, [keeper, guard, pasta]) = sleeping(&sandbox, &network);
-    [guard, pasta].map(|pid| send_signal(pid, libc::SIGSTOP));
+    send_signal(guard, libc::SIGSTOP);
+    send_signal(pasta, libc::SIGSTOP);
     send_signal(keeper, libc::SIGKILL);
     sandbox.cor(&["delete", "--force", &id]).run().expect(0);
     sandbox.assert_nothing_left_but(&network.names());

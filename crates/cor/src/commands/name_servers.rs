@@ -25,7 +25,11 @@ pub(super) fn resolv_conf(given: &[IpAddr], log: &Log) -> String {
 
 fn make(given: &[IpAddr], texts: &[String]) -> String {
     let reachable = |text: &String| -> Vec<String> {
-        text.lines().filter_map(|line| value(line, "nameserver")).filter(|server| !is_local(server)).map(String::from).collect()
+        text.lines()
+            .filter_map(|line| value(line, "nameserver"))
+            .filter(|server| !is_local(server))
+            .map(String::from)
+            .collect()
     };
     let servers = match given {
         [] => texts.iter().map(reachable).find(|servers| !servers.is_empty()).unwrap_or_default(),
@@ -78,6 +82,9 @@ mod tests {
     #[test]
     fn servers_that_are_given_take_their_place() {
         let host = "nameserver 192.0.2.1\nsearch a\n";
-        assert_eq!(made(&["192.0.2.9", "2001:db8::1"], [host, ""]), "nameserver 192.0.2.9\nnameserver 2001:db8::1\nsearch a\n");
+        assert_eq!(
+            made(&["192.0.2.9", "2001:db8::1"], [host, ""]),
+            "nameserver 192.0.2.9\nnameserver 2001:db8::1\nsearch a\n"
+        );
     }
 }

@@ -167,7 +167,8 @@ fn host_steps(
     namespaces::own_mounts().map_err(failed("preparing the host"))?;
     let stage_dir = dir.stage();
     stage::open(&stage_dir).map_err(failed("preparing the host"))?;
-    let outside = File::open("/proc/thread-self/ns/net").map_err(HostError::call("keeping the host's network"));
+    let outside =
+        File::open("/proc/thread-self/ns/net").map_err(HostError::call("keeping the host's network"));
     let outside = outside.map_err(failed("preparing the host"))?;
     let (mut network, mut taps, mut namespace, mut user) = (None, Taps::new(), None, None);
     for step in &plan.host {

@@ -45,7 +45,9 @@ pub(super) fn has_new_network(inputs: &Inputs) -> bool {
     let linux = inputs.bundle.spec.linux().as_ref();
     let list = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     let found = list.iter().find(|namespace| namespace.typ() == Type::Network);
-    found.is_some_and(|namespace| matches!(network(Some(namespace)), Ok(HostStep::NetworkNamespace { path: None })))
+    found.is_some_and(|namespace| {
+        matches!(network(Some(namespace)), Ok(HostStep::NetworkNamespace { path: None }))
+    })
 }
 
 fn network(namespace: Option<&LinuxNamespace>) -> Result<HostStep, PlanError> {

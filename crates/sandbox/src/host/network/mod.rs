@@ -65,7 +65,9 @@ pub enum NetworkError {
         source: function::FunctionError,
     },
     /// The program that serves a user-space network has given up.
-    #[error("pasta, the user-space network, could not start: {0}; do without it (cor try --network none, network.user = false)")]
+    #[error(
+        "pasta, the user-space network, could not start: {0}; do without it (cor try --network none, network.user = false)"
+    )]
     Pasta(String),
     /// More interfaces than a machine may have.
     #[error("the network namespace has {0} interfaces; a machine gets at most {MAX_DEVICES}")]

@@ -215,7 +215,10 @@ fn cookie_of(body: &[u8]) -> Option<&[u8]> {
     let kind = all.value(TCA_KIND)?;
     let options = attributes(all.value(TCA_OPTIONS)?);
     let which = body.get(HEADER - 4..HEADER)?;
-    if kind == b"u32\0" && (options.value(TCA_U32_SEL).is_none() || [ANSWERS, LOCAL_IPV6].map(u32::to_ne_bytes).iter().any(|pass| which == pass)) {
+    if kind == b"u32\0"
+        && (options.value(TCA_U32_SEL).is_none()
+            || [ANSWERS, LOCAL_IPV6].map(u32::to_ne_bytes).iter().any(|pass| which == pass))
+    {
         return None;
     }
     let action = options.value(TCA_U32_ACT).and_then(|actions| attributes(actions).value(FIRST_ACTION));
@@ -298,12 +301,16 @@ mod tests {
                 std::net::IpAddr::V6(six) => (24, six.octets().to_vec(), LOCAL_IPV6),
             };
             let packet = [vec![9; at], bytes, vec![9; 20]].concat();
-            LOCAL.iter().any(|(which, key)| *which == family && matches(&new_pass(7, *which, &[*key]), &packet))
+            LOCAL
+                .iter()
+                .any(|(which, key)| *which == family && matches(&new_pass(7, *which, &[*key]), &packet))
         };
         for local in ["127.0.0.1", "127.255.0.9", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1", "::127.0.0.1"] {
             assert!(stays(local), "{local}");
         }
-        for other in ["128.0.0.1", "10.0.2.2", "1.127.0.0", "fe80::1", "64:ff9b::1", "2001:db8::", "fd00::127"] {
+        for other in
+            ["128.0.0.1", "10.0.2.2", "1.127.0.0", "fe80::1", "64:ff9b::1", "2001:db8::", "fd00::127"]
+        {
             assert!(!stays(other), "{other}");
         }
     }

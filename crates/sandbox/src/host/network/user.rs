@@ -65,7 +65,9 @@ impl Guard {
     /// # Errors
     /// When they do not go away.
     pub fn end(&self) -> Result<(), NetworkError> {
-        let failed = || NetworkError::kernel::<io::Error>(format!("ending the user-space network, process {}", self.pid));
+        let failed = || {
+            NetworkError::kernel::<io::Error>(format!("ending the user-space network, process {}", self.pid))
+        };
         let Some(pid) = Pid::from_raw(self.pid) else { return Ok(()) };
         let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(()) };
         // Behind the descriptor the process cannot change any more.
@@ -158,7 +160,8 @@ impl UserNetwork {
         let guard = Guard::of(&network.guard).map_err(failed())?;
         undo::note(dir, &Undo::UserNetwork(guard))?;
         network.life.write_all(b"+").map_err(failed())?;
-        let process = pidfd_open(Pid::from_child(&network.guard), PidfdFlags::empty()).map_err(|e| failed()(e.into()))?;
+        let process = pidfd_open(Pid::from_child(&network.guard), PidfdFlags::empty())
+            .map_err(|e| failed()(e.into()))?;
         let mut ends = [PollFd::new(&ready, PollFlags::IN), PollFd::new(&process, PollFlags::IN)];
         if !any_ready(&mut ends, START).map_err(failed())? {
             let words = format!("it was not ready within {} s", START.as_secs());
@@ -254,7 +257,8 @@ pub fn guard(duty: &Duty) -> io::Result<()> {
         return Ok(());
     }
     let mut command = Command::new(&duty.program);
-    let mut pasta = command.args(arguments(duty)).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+    let mut pasta =
+        command.args(arguments(duty)).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
     let process = pidfd_open(Pid::from_child(&pasta), PidfdFlags::empty())?;
     let mut ends = [PollFd::new(&life, PollFlags::IN), PollFd::new(&process, PollFlags::IN)];
     while matches!(poll(&mut ends, None), Err(rustix::io::Errno::INTR)) {}
@@ -268,8 +272,10 @@ fn arguments(duty: &Duty) -> Vec<OsString> {
     let [address6, router6] = IPV6;
     let words = ["--foreground", "--quiet", "--runas", "0", "--config-net", "--no-map-gw", "--no-netns-quit"];
     let ports = ["-t", "none", "-u", "none", "-T", "none", "-U", "none"];
-    let addresses = ["-I", INTERFACE, "-a", address, "-n", prefix, "-g", router, "-a", address6, "-g", router6];
-    let mut all: Vec<OsString> = [&words[..], &ports, &addresses].concat().into_iter().map(OsString::from).collect();
+    let addresses =
+        ["-I", INTERFACE, "-a", address, "-n", prefix, "-g", router, "-a", address6, "-g", router6];
+    let mut all: Vec<OsString> =
+        [&words[..], &ports, &addresses].concat().into_iter().map(OsString::from).collect();
     for (option, path) in [("--netns", &duty.namespace), ("--pid", &duty.ready)] {
         all.extend([option.into(), path.into()]);
     }
