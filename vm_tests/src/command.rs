@@ -69,6 +69,13 @@ impl Command {
         self
     }
 
+    /// The same command as the last arguments of another one.
+    #[must_use]
+    pub fn under(mut self, words: &[&str]) -> Self {
+        self.line.splice(0..0, words.iter().map(OsString::from));
+        self
+    }
+
     /// Adds an environment variable.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {

@@ -4,7 +4,7 @@ use crate::bundle::Bundle;
 use crate::command::Command;
 use crate::sandbox::Sandbox;
 use crate::wait::until;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -125,6 +125,27 @@ impl Network {
     /// A shell script in the peer's namespace.
     pub fn peer(&self, script: &str) -> Command {
         Command::new("ip").args(["netns", "exec", &self.peer, "sh", "-c", script])
+    }
+
+    /// A command for which the container's namespace is the host's network.
+    pub fn as_host(&self, command: Command) -> Command {
+        command.under(&["nsenter", &format!("--net={}", self.path().display())])
+    }
+
+    /// Opens sockets in one of the namespaces, where they stay: the peer's, or that which is [`Network::as_host`]'s.
+    ///
+    /// # Panics
+    /// When it cannot be joined.
+    pub fn open<T: Send>(&self, peer: bool, open: impl FnOnce() -> T + Send) -> T {
+        let name = if peer { &self.peer } else { &self.container };
+        let namespace = std::fs::File::open(format!("/run/netns/{name}")).expect("opening a namespace");
+        // Which one a thread is in is the thread's own matter.
+        let work = || {
+            let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), kind).expect("joining a namespace");
+            open()
+        };
+        std::thread::scope(|scope| scope.spawn(work).join().expect("a thread that ends"))
     }
 
     /// All that `ip` and `tc` know of the container's namespace.

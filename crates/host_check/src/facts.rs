@@ -22,6 +22,12 @@ pub struct HostFacts {
     /// The clear-vmm found, if any.
     #[serde(default)]
     pub clear_vmm: Option<PathBuf>,
+    /// The pasta found, if any.
+    #[serde(default)]
+    pub pasta: Option<PathBuf>,
+    /// Whether this process's network has a default route, of IPv4 or IPv6.
+    #[serde(default)]
+    pub default_route: bool,
     /// How control groups are mounted.
     pub cgroups: Cgroups,
     /// Name of the host in this process's UTS namespace; empty if it cannot be read.

@@ -17,6 +17,10 @@ const FILES: &[(&str, &str)] = &[
     ("/etc/os-release", "ID=debian\nVERSION_CODENAME=trixie\n"),
     ("/proc/cpuinfo", "processor\t: 0\nflags\t\t: fpu sse2 vmx lm\n"),
     ("/proc/filesystems", "nodev\tproc\nnodev\ttmpfs\nnodev\toverlay\n\text4\n\terofs\n"),
+    (
+        "/proc/self/net/route",
+        "Iface\tDestination\tGateway\tFlags\neth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n",
+    ),
     ("/proc/meminfo", "MemTotal: 16384000 kB\nMemFree: 1 kB\nMemAvailable: 12288000 kB\n"),
     (
         "/proc/self/limits",
@@ -59,6 +63,7 @@ impl FakeHost {
             "/usr/bin/qemu-system-x86_64",
             &elf_with_rodata(b"..QEMU emulator version 10.0.2 (Debian)\0.."),
         );
+        host.program("/usr/bin/pasta", b"");
         host
     }
 

@@ -18,6 +18,8 @@ pub fn survey(root: &Root) -> HostFacts {
         kvm: kvm(root),
         qemu: qemu::find(root),
         clear_vmm: root.companion("clear-vmm").or_else(|| root.program("clear-vmm")),
+        pasta: root.program("pasta"),
+        default_route: default_route(root),
         cgroups: cgroups(root),
         hostname: root.read("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
         tsc_khz: probe_record::or_probe(root, "tsc", || tsc::khz(root)),
@@ -40,6 +42,23 @@ fn kvm(root: &Root) -> Kvm {
         Ok(()) => Kvm::Usable,
         Err(error) => Kvm::Unusable(error.to_string()),
     })
+}
+
+/// Whether there is a way to everywhere else, by the tables of proc_pid_net(5); flag 0x200 (RTF_REJECT) is one that leads nowhere.
+fn default_route(root: &Root) -> bool {
+    let table = |path: &str| root.read(path).unwrap_or_default();
+    let leads = |flags: &str| u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & 0x201 == 1);
+    let ipv4 = table("/proc/self/net/route").lines().any(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        matches!(fields[..], [_, "00000000", _, flags, _, _, _, "00000000", ..] if leads(flags))
+    });
+    let ipv6 = || {
+        table("/proc/self/net/ipv6_route").lines().any(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            matches!(fields[..], [to, "00", _, _, _, _, _, _, flags, _] if leads(flags) && to.bytes().all(|b| b == b'0'))
+        })
+    };
+    ipv4 || ipv6()
 }
 
 /// A field of /proc/meminfo, which counts in KiB.
@@ -93,6 +112,29 @@ mod tests {
         let host = FakeHost::new();
         host.forget_probe();
         assert!(matches!(survey(&host.root()).kvm, Kvm::Unusable(why) if why.contains("not the KVM device")));
+    }
+
+    #[test]
+    fn routes() {
+        let host = FakeHost::new();
+        assert!(survey(&host.root()).default_route);
+        let line = |destination: &str, flags: &str, mask: &str| {
+            host.write(
+                "/proc/self/net/route",
+                &format!("Iface\t..\neth0 {destination} 010200C0 {flags} 0 0 0 {mask} 0 0 0\n"),
+            );
+            survey(&host.root()).default_route
+        };
+        assert!(line("00000000", "0003", "00000000"));
+        assert!(!line("000200C0", "0001", "00FFFFFF") && !line("00000000", "0201", "00000000"));
+        let (zero, router) = ("0".repeat(32), "fe80000000000000".repeat(2));
+        let line = |to: &str, length: &str, flags: &str| {
+            let rest = format!("{zero} 00 {router} 00000400 00000001 00000000 {flags} eth0");
+            host.write("/proc/self/net/ipv6_route", &format!("{to} {length} {rest}\n"));
+            survey(&host.root()).default_route
+        };
+        assert!(line(&zero, "00", "00000003"));
+        assert!(!line(&zero, "00", "00200200") && !line(&router, "40", "00000001"));
     }
 
     #[test]

@@ -20,6 +20,8 @@ fn facts() -> HostFacts {
         clear_vmm: None,
         hostname: "host".into(),
         tsc_khz: None,
+        pasta: None,
+        default_route: true,
         qemu: Some(Qemu { path: "/usr/bin/qemu-system-x86_64".into(), version: (10, 0) }),
         cgroups: Cgroups::V2("/sys/fs/cgroup".into()),
     }
@@ -139,6 +141,31 @@ fn with_disk(rules: Value) -> Value {
     let mut config = with("linux.devices", json!([{"path": "/dev/d", "type": "b", "major": 8, "minor": 0}]));
     config["linux"]["resources"]["devices"] = rules;
     config
+}
+
+#[test]
+fn a_user_space_network_is_for_new_namespaces_of_hosts_that_can_make_one() {
+    let mut setting = Setting::new();
+    setting.configuration.network.user = true;
+    let steps = |setting: &Setting, config: &Value| {
+        let plan = setting.run(config)?;
+        Ok::<_, String>(plan.host.iter().filter(|step| matches!(step, HostStep::UserNetwork { .. })).count())
+    };
+    let refused = steps(&setting, &spec()).unwrap_err();
+    assert!(
+        refused.contains("pasta is not in the search path; install it (Debian: apt-get install passt)"),
+        "{refused}"
+    );
+    let by_path =
+        with("linux.namespaces", json!([{"type": "pid"}, {"type": "network", "path": "/run/netns/n"}]));
+    assert_eq!(steps(&setting, &by_path), Ok(0), "somebody else's namespace is left alone");
+    setting.facts.pasta = Some("/usr/bin/pasta".into());
+    assert_eq!(steps(&setting, &spec()), Ok(1));
+    setting.facts.default_route = false;
+    let refused = steps(&setting, &spec()).unwrap_err();
+    assert!(refused.contains("no default route") && refused.contains("--network none"), "{refused}");
+    setting.configuration.network.model = sandbox::configuration::NetworkModel::None;
+    assert_eq!(steps(&setting, &spec()), Ok(0));
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, XattrFlags};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::AsRawFd;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -23,11 +24,19 @@ const CHECKS: &[(&str, Check)] = &[
     ("times", times),
 ];
 
-/// `guest_half DIRECTORY CHECK...`, or `guest_half eat MEGABYTES`: takes memory and holds it until its input ends.
+/// `guest_half DIRECTORY CHECK...`; `guest_half eat MEGABYTES`: takes memory and holds it until its input ends; `guest_half frames INTERFACE PORT
+/// ADDRESS...`: sends a datagram and the first packet of a connection to each of the addresses, whatever the kernel thinks of them.
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     if args[1] == "eat" {
         return eat(args[2].parse().expect("a number of megabytes"));
+    }
+    if args[1] == "frames" {
+        let port = args[3].parse().expect("a port");
+        args[4..]
+            .iter()
+            .for_each(|to| frames(&args[2], port, to.parse().expect("an address")).expect("sending"));
+        return;
     }
     for name in &args[2..] {
         let (_, check) =
@@ -48,6 +57,85 @@ fn eat(megabytes: usize) {
     println!("full");
     let _ = std::io::stdin().read(&mut [0]);
     assert_eq!(memory.iter().map(|piece| u64::from(piece[piece.len() / 2])).sum::<u64>(), megabytes as u64);
+}
+
+/// Of the machine in its user-space network.
+const SOURCE: (Ipv4Addr, Ipv6Addr) =
+    (Ipv4Addr::new(10, 0, 2, 15), Ipv6Addr::new(0xfdc1, 0xea00, 0, 0, 0, 0, 0, 0x15));
+
+/// Sends UDP and TCP (SYN) to an address in frames of its own making.
+fn frames(interface: &str, port: u16, to: IpAddr) -> std::io::Result<()> {
+    let number = |file: &str| fs::read_to_string(format!("/sys/class/net/{interface}/{file}"));
+    let index: i32 = number("ifindex")?.trim().parse().expect("a number");
+    let mac: Vec<u8> = number("address")?
+        .trim()
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).expect("a byte"))
+        .collect();
+    let from_port = 40_000_u16;
+    let ports = [from_port.to_be_bytes(), port.to_be_bytes()].concat();
+    // Length of header and data, checksum; sequence, acknowledgement, header of 20 bytes, SYN, window, checksum, no urgent data.
+    let udp = [&ports[..], &[0, 12, 0, 0], b"word"].concat();
+    let tcp = [&ports[..], &[0; 8], &[0x50, 2, 0x20, 0, 0, 0, 0, 0]].concat();
+    for (protocol, mut segment, sum_at) in [(17, udp, 6), (6, tcp, 16)] {
+        let length = segment.len() as u16;
+        let (kind, header, addresses): (u16, Vec<u8>, Vec<u8>) = match to {
+            IpAddr::V4(to) => {
+                let addresses = [SOURCE.0.octets(), to.octets()].concat();
+                let total = (length + 20).to_be_bytes();
+                let mut header = vec![0x45, 0, total[0], total[1], 0, 1, 0x40, 0, 64, protocol, 0, 0];
+                header.extend(&addresses);
+                let sum = checksum(&header).to_be_bytes();
+                header[10..12].copy_from_slice(&sum);
+                (0x0800, header, addresses)
+            }
+            IpAddr::V6(to) => {
+                let addresses = [SOURCE.1.octets(), to.octets()].concat();
+                let length = length.to_be_bytes();
+                let header = [&[0x60, 0, 0, 0, length[0], length[1], protocol, 64], &addresses[..]].concat();
+                (0x86dd, header, addresses)
+            }
+        };
+        let pseudo = [&addresses[..], &[0, protocol], &length.to_be_bytes(), &segment].concat();
+        let sum = checksum(&pseudo).to_be_bytes();
+        segment[sum_at..sum_at + 2].copy_from_slice(&sum);
+        let frame = [&[0xff; 6], &mac[..], &kind.to_be_bytes(), &header, &segment].concat();
+        send_frame(index, &frame)?;
+    }
+    Ok(())
+}
+
+/// RFC 1071
+fn checksum(bytes: &[u8]) -> u16 {
+    let word = |pair: &[u8]| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+    let sum: u32 = bytes.chunks(2).map(word).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !((folded & 0xffff) + (folded >> 16)) as u16
+}
+
+#[expect(unsafe_code, reason = "packet(7) is not in the standard library")]
+fn send_frame(index: i32, frame: &[u8]) -> std::io::Result<()> {
+    // SAFETY: all bytes of the address may be zero; the frame and the address are live and as long as is said.
+    unsafe {
+        let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
+        if socket < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        let socket = std::os::fd::OwnedFd::from_raw_fd(socket);
+        let mut to: libc::sockaddr_ll = std::mem::zeroed();
+        to.sll_family = libc::AF_PACKET as u16;
+        to.sll_ifindex = index;
+        let size = size_of_val(&to) as u32;
+        let sent = libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const to).cast(),
+            size,
+        );
+        if sent == frame.len() as isize { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    }
 }
 
 fn sockets(dir: &Path) -> std::io::Result<()> {

@@ -26,6 +26,7 @@ mod terminals;
 mod tools;
 mod try_;
 mod update;
+mod user_network;
 
 /// The guest's half of tests that no shell can do.
 const GUEST_HALF: &str = env!("CARGO_BIN_EXE_guest_half");

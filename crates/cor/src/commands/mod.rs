@@ -6,6 +6,8 @@ use crate::context::Context;
 use anyhow::Context as _;
 use clap::Subcommand;
 
+mod name_servers;
+
 /// Declares the commands: the module is the file, the variant its name in the help.
 macro_rules! commands {
     ($($(#[$attribute:meta])* $variant:ident = $module:ident,)*) => {
@@ -56,6 +58,8 @@ commands! {
     Keeper = keeper,
     #[command(hide = true)]
     ExhaustMemory = exhaust_memory,
+    #[command(hide = true)]
+    UserNetwork = user_network,
 }
 
 /// A number of bytes with an optional unit (k, m, g, powers of 1024); -1 for no limit.

@@ -1,13 +1,16 @@
 //! `cor try`: one command in its own virtual machine, without engine and bundle.
 
+use super::name_servers;
 use crate::context::Context;
 use anyhow::{Context as _, bail};
 use sandbox::bundle;
+use sandbox::configuration::{Configuration, NetworkModel};
 use sandbox::lifecycle::Create;
 use sandbox::run::foreground;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::IsTerminal;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -16,6 +19,9 @@ use std::path::{Path, PathBuf};
 #[command(after_help = "\
 Without --rootfs the command finds this host's programs (/usr, read-only) and none of its data; /tmp, /run, /root and
 /home are empty and in memory.
+
+The command reaches by TCP, UDP and ping what this host reaches, but not this host's loopback; nothing reaches the command.
+That takes the program pasta (Debian: apt-get install passt).
 
 Examples:
   cor try -- uname -a
@@ -46,6 +52,12 @@ pub struct Args {
     /// Working directory
     #[arg(short, long, value_name = "DIR", default_value = "/")]
     pub workdir: String,
+    /// Network: `user` (the default, if pasta is there) or `none`
+    #[arg(long, value_name = "MODE", value_enum)]
+    pub network: Option<Mode>,
+    /// Address of a name server, instead of those that this host asks; can be given several times
+    #[arg(long, value_name = "ADDRESS")]
+    pub dns: Vec<IpAddr>,
     /// User, UID[:GID]
     #[arg(short, long, value_name = "UID[:GID]")]
     pub user: Option<String>,
@@ -60,16 +72,29 @@ pub struct Args {
     pub command: Vec<String>,
 }
 
+/// What `--network` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// Loopback only
+    None,
+    /// Connections of this host's, by pasta
+    User,
+}
+
 pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
     if args.tty && !std::io::stdin().is_terminal() {
         bail!("-t: standard input is no terminal: leave out -t");
     }
     let id = format!("try-{}", std::process::id());
     let bundle = Bundle::make(&context.root()?.join(".try").join(&id))?;
-    let spec = spec(&args, bundle.path())?;
+    let mut configuration = context.configuration()?;
+    let network = has_network(&args, &configuration, context);
+    let resolv_conf = network.then(|| name_servers::resolv_conf(&args.dns, &context.log));
+    let spec = spec(&args, bundle.path(), resolv_conf.as_deref())?;
     bundle.write(&spec)?;
     let loaded = bundle::load(bundle.path())?;
-    let mut configuration = context.configuration()?;
+    configuration.network.user = network;
+    configuration.network.model = if network { NetworkModel::Tc } else { NetworkModel::None };
     configuration.container.sealed_root = args.rootfs.is_none();
     let plan = context.plan_bundle(&id, &loaded, configuration)?;
     let create = Create { dir: context.dir(&id)?, plan, console: None, pid_file: None, start_us: context.start_us };
@@ -85,6 +110,22 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<u8> {
         print_trace(context, &id)?;
     }
     Ok(code)
+}
+
+/// Who asks for a network is refused by the plan where there can be none; who did not ask gets a warning.
+fn has_network(args: &Args, configuration: &Configuration, context: &Context) -> bool {
+    let facts = context.facts();
+    let missing = match args.network {
+        Some(mode) => return mode == Mode::User,
+        None if configuration.network.model == NetworkModel::None => return false,
+        None if facts.pasta.is_none() => {
+            "the program pasta is not installed; install it (Debian: apt-get install passt)"
+        }
+        None if !facts.default_route => "this host has no default route; connect it",
+        None => return true,
+    };
+    context.log.warn(&format!("the command has no network: {missing}, or say --network none"));
+    false
 }
 
 /// A directory for config.json that is gone when this process is through with it.
@@ -134,10 +175,10 @@ fn sweep(directory: &Path) {
 }
 
 /// The default configuration with what the flags say.
-fn spec(args: &Args, bundle: &Path) -> anyhow::Result<Value> {
+fn spec(args: &Args, bundle: &Path, resolv_conf: Option<&str>) -> anyhow::Result<Value> {
     let mut spec = bundle::spec();
     let own_root = args.rootfs.is_none();
-    let (root, programs) = match &args.rootfs {
+    let (root, mut more) = match &args.rootfs {
         Some(root) => (fs::canonicalize(root).with_context(|| format!("--rootfs {}", root.display()))?, Vec::new()),
         None => host_programs(bundle)?,
     };
@@ -169,7 +210,10 @@ fn spec(args: &Args, bundle: &Path) -> anyhow::Result<Value> {
         let number = |text: &str| text.parse::<u32>().with_context(|| format!("--user {user:?}: give UID[:GID] as numbers"));
         process["user"] = json!({ "uid": number(uid)?, "gid": number(gid)? });
     }
-    mounts(args, programs, own_root, &mut spec)?;
+    if let Some(text) = resolv_conf {
+        more.extend(mount_resolv_conf(bundle, &root_of(&spec), own_root, text)?);
+    }
+    mounts(args, more, own_root, &mut spec)?;
     resources(args, &mut spec)?;
     Ok(spec)
 }
@@ -222,6 +266,21 @@ fn host_programs(bundle: &Path) -> anyhow::Result<(PathBuf, Vec<Value>)> {
     Ok((root, mounts.context("preparing a root file system")?))
 }
 
+fn root_of(spec: &Value) -> PathBuf {
+    spec["root"]["path"].as_str().map(PathBuf::from).unwrap_or_default()
+}
+
+/// Makes the file that names name servers in the bundle; returns how it comes into the root, if that has a place for it.
+fn mount_resolv_conf(bundle: &Path, root: &Path, own_root: bool, text: &str) -> anyhow::Result<Option<Value>> {
+    let (file, place) = (bundle.join("resolv.conf"), "/etc/resolv.conf");
+    fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+    if own_root {
+        mount_point(root, place, false).context("preparing a root file system")?;
+    }
+    let mount = json!({ "destination": place, "type": "bind", "source": file, "options": ["bind", "ro"] });
+    Ok(root.join("etc").is_dir().then_some(mount))
+}
+
 /// Makes a mount point in a root that nobody can write to later.
 fn mount_point(root: &Path, guest: &str, directory: bool) -> std::io::Result<()> {
     let place = root.join(guest.trim_start_matches('/'));
@@ -251,8 +310,7 @@ fn mounts(args: &Args, programs: Vec<Value>, own_root: bool, spec: &mut Value) -
         }
         let host = fs::canonicalize(host).with_context(|| format!("--volume {volume:?}"))?;
         if own_root {
-            let root = spec["root"]["path"].as_str().map(PathBuf::from).unwrap_or_default();
-            mount_point(&root, guest, host.is_dir()).with_context(|| format!("--volume {volume:?}"))?;
+            mount_point(&root_of(spec), guest, host.is_dir()).with_context(|| format!("--volume {volume:?}"))?;
         }
         more.push(json!({ "destination": guest, "type": "bind", "source": host, "options": ["rbind", mode] }));
     }

@@ -28,7 +28,7 @@ macro_rules! registry {
 }
 
 registry! {
-    architecture root_user kernel kvm nested nested_paging qemu mini_os cgroups memory run_directory tun file_systems
+    architecture root_user kernel kvm nested nested_paging qemu mini_os cgroups memory run_directory tun pasta file_systems
     vhost ksm huge_pages userfaultfd limits entropy seccomp
 }
 

@@ -11,11 +11,13 @@ pub struct Network {
     pub min_devices: usize,
     pub passthrough: Passthrough,
     pub queues: u32,
+    pub user: bool,
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Network { model: NetworkModel::Tc, min_devices: 2, passthrough: Passthrough::Virtual, queues: 1 }
+        let (model, passthrough) = (NetworkModel::Tc, Passthrough::Virtual);
+        Network { model, min_devices: 2, passthrough, queues: 1, user: false }
     }
 }
 

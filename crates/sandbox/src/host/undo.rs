@@ -6,6 +6,7 @@
 use super::network::lent::Lent;
 use super::network::local_ports::{self, Ports};
 use super::network::redirect::{self, Cookie};
+use super::network::user::Guard;
 use super::network::{self, NetworkError, link, tap};
 use super::{HostError, cgroup};
 use crate::state::StateDir;
@@ -52,6 +53,8 @@ pub enum Undo {
         /// Which they had.
         before: Ports,
     },
+    /// End a user-space network. Noted before pasta is started.
+    UserNetwork(Guard),
     /// Give a PCI function back to its driver, and its interface to its namespace.
     Function(Lent),
     /// This function was given back: it is somebody else's matter now.
@@ -105,6 +108,7 @@ pub fn run(dir: &StateDir) -> Result<(), HostError> {
                 in_namespace(&namespace, |socket| tap::remove(socket, interface))
             }
             Undo::Link { namespace, name } => in_namespace(&namespace, |socket| link::remove(socket, &name)),
+            Undo::UserNetwork(guard) => guard.end().map_err(HostError::from),
             Undo::LocalPorts { namespace, before } => {
                 let back = || local_ports::put_back(local_ports::FILE.as_ref(), redirect::ANSWERED, before);
                 network::run_in(&namespace, back)

@@ -10,7 +10,8 @@ use super::running::{Keeper, Phase, Port};
 use super::timeline::Timeline;
 use super::{Failed, Reporter, new_state, write_state};
 use crate::configuration::Passthrough;
-use crate::host::{cgroup, namespaces, stage};
+use crate::host::network::user::UserNetwork;
+use crate::host::{HostError, cgroup, namespaces, stage};
 use crate::plan::{self, HostStep, SandboxPlan};
 use crate::signals::SignalFd;
 use crate::state::StateDir;
@@ -22,6 +23,7 @@ use machine::qemu::Qemu;
 use machine::{DonatedFds, LinkEndpoint, Vmm};
 use machine_spec::Chassis;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -161,11 +163,14 @@ fn host_steps(
     plan: &mut SandboxPlan,
     cgroups: &Cgroups,
 ) -> Result<(Option<Network>, Taps), Failed> {
-    let failed = Failed::while_::<crate::host::HostError>;
+    let failed = Failed::while_::<HostError>;
     namespaces::own_mounts().map_err(failed("preparing the host"))?;
     let stage_dir = dir.stage();
     stage::open(&stage_dir).map_err(failed("preparing the host"))?;
-    let (mut network, mut taps, mut namespace) = (None, Taps::new(), None);
+    let outside =
+        File::open("/proc/thread-self/ns/net").map_err(HostError::call("keeping the host's network"));
+    let outside = outside.map_err(failed("preparing the host"))?;
+    let (mut network, mut taps, mut namespace, mut user) = (None, Taps::new(), None, None);
     for step in &plan.host {
         match step {
             HostStep::Taps { model, least, queues, take_over, passthrough, insist } => {
@@ -177,7 +182,7 @@ fn host_steps(
                 let (how, which) = ((*model, *take_over), (which, *insist));
                 Network::prepare(dir, namespace.take(), *least, *queues, how, which).map(|prepared| {
                     plan.machine.devices.extend(prepared.devices);
-                    network = Some(prepared.network);
+                    network = Some(prepared.network.served_by(user.take()));
                     taps = prepared.taps;
                 })
             }
@@ -185,6 +190,9 @@ fn host_steps(
             HostStep::NetworkNamespace { path } => {
                 namespace.clone_from(path);
                 namespaces::network(path.as_deref())
+            }
+            HostStep::UserNetwork { program } => {
+                UserNetwork::start(dir, program, &outside).map(|started| user = Some(started))
             }
             HostStep::Stage { .. } => stage::add(&stage_dir, step),
         }

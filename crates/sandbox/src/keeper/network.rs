@@ -27,6 +27,7 @@ use crate::host::network::local_ports;
 use crate::host::network::redirect::{self, Cookie};
 use crate::host::network::scan::{Found, scan};
 use crate::host::network::tap::Tap;
+use crate::host::network::user::UserNetwork;
 use crate::host::network::{MAX_DEVICES, NetworkError};
 use crate::host::undo::{self, Undo};
 use crate::plan::net_device;
@@ -78,6 +79,8 @@ pub(super) struct Network {
     functions: Functions,
     /// Whether answers of name servers come to the namespace itself.
     answers: bool,
+    /// Serves the namespace's interface; its end is that of the network.
+    user: Option<UserNetwork>,
     /// What the guest was told last.
     told: Vec<Interface>,
     /// What is not as was asked for, and has not been said.
@@ -95,6 +98,11 @@ pub(super) struct Prepared {
 }
 
 impl Network {
+    /// Frames go to pasta, which must not connect to the host's loopback for them.
+    pub fn served_by(self, user: Option<UserNetwork>) -> Self {
+        Network { user, ..self }
+    }
+
     /// Takes the functions that go to the machine itself and makes taps, each with so many `queues`, for the other interfaces, in the calling
     /// thread's network namespace, which is the file `namespace` unless it is the keeper's own. Takes interfaces that another machine has, if
     /// `take_over`.
@@ -145,6 +153,7 @@ impl Network {
             ports,
             functions,
             answers,
+            user: None,
             told,
             warnings,
             due,

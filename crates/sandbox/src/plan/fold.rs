@@ -28,7 +28,7 @@ pub fn plan(inputs: &Inputs) -> Result<SandboxPlan, PlanError> {
         rootfs::rootfs(inputs)?,
         resources::resources(inputs, &size, accelerator)?,
         namespaces::namespaces(inputs)?,
-        network::network(inputs, &size),
+        network::network(inputs, &size)?,
         security::sysctls(inputs)?,
         mounts::mounts(inputs)?,
         devices::devices(inputs)?,
@@ -88,8 +88,9 @@ fn host_order(step: &HostStep) -> u8 {
     match step {
         HostStep::Cgroup { .. } => 0,
         HostStep::NetworkNamespace { .. } => 1,
-        HostStep::Taps { .. } => 2,
-        HostStep::Stage { .. } => 3,
+        HostStep::UserNetwork { .. } => 2,
+        HostStep::Taps { .. } => 3,
+        HostStep::Stage { .. } => 4,
     }
 }
 

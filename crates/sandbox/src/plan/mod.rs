@@ -192,6 +192,11 @@ pub enum HostStep {
         /// The namespace file, for example `/run/netns/x`; `None` for a new one.
         path: Option<PathBuf>,
     },
+    /// Give that namespace, which is new, an interface that pasta serves.
+    UserNetwork {
+        /// pasta.
+        program: PathBuf,
+    },
     /// Make taps in the network namespace and connect its interfaces with them, each with a device of the machine: one for each
     /// interface, and at least `least`. Their names and addresses: [`net_device`].
     Taps {

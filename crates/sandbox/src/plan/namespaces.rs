@@ -40,6 +40,16 @@ pub(super) fn namespaces(inputs: &Inputs) -> Result<Piece, PlanError> {
     Ok(piece)
 }
 
+/// Whether the container has a network namespace, and nobody else has it yet.
+pub(super) fn has_new_network(inputs: &Inputs) -> bool {
+    let linux = inputs.bundle.spec.linux().as_ref();
+    let list = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let found = list.iter().find(|namespace| namespace.typ() == Type::Network);
+    found.is_some_and(|namespace| {
+        matches!(network(Some(namespace)), Ok(HostStep::NetworkNamespace { path: None }))
+    })
+}
+
 fn network(namespace: Option<&LinuxNamespace>) -> Result<HostStep, PlanError> {
     let Some(namespace) = namespace else {
         let why = "no network namespace is given, which means the host's own network; a virtual machine cannot use it";

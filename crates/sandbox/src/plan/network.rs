@@ -1,15 +1,17 @@
 //! The network: which devices the machine has is known only where its network namespace is, so the plan just says how.
 
 use super::size::Size;
-use super::{HostStep, Inputs, Piece, machine, pods};
+use super::{HostStep, Inputs, Piece, PlanError, machine, namespaces, pods};
 use crate::configuration::{NetworkModel, Passthrough};
 use machine_spec::Chassis;
 
-pub(super) fn network(inputs: &Inputs, size: &Size) -> Piece {
+pub(super) fn network(inputs: &Inputs, size: &Size) -> Result<Piece, PlanError> {
     let network = &inputs.configuration.network;
-    let host = match network.model {
+    let user = network.user && network.model != NetworkModel::None && namespaces::has_new_network(inputs);
+    let mut host = match network.model {
         model @ (NetworkModel::Tc | NetworkModel::Bridge | NetworkModel::Macvtap) => vec![HostStep::Taps {
-            model,
+            // What keeps a machine from the host's loopback are filters of this model.
+            model: if user { NetworkModel::Tc } else { model },
             least: network.min_devices,
             // More queues than CPUs that use them are of no use.
             queues: network.queues.min(size.vcpus),
@@ -20,7 +22,23 @@ pub(super) fn network(inputs: &Inputs, size: &Size) -> Piece {
         }],
         NetworkModel::None => Vec::new(),
     };
-    Piece { host, warnings: warning(inputs).into_iter().collect(), ..Piece::default() }
+    if user {
+        host.push(user_network(inputs)?);
+    }
+    Ok(Piece { host, warnings: warning(inputs).into_iter().collect(), ..Piece::default() })
+}
+
+fn user_network(inputs: &Inputs) -> Result<HostStep, PlanError> {
+    let refused = |why, fix| PlanError::host("a user-space network", why, fix);
+    let Some(program) = inputs.facts.pasta.clone() else {
+        let fix = "install it (Debian: apt-get install passt), or do without (cor try --network none, network.user = false)";
+        return Err(refused("the program pasta is not in the search path", fix));
+    };
+    if !inputs.facts.default_route {
+        let fix = "connect the host, or do without (cor try --network none, network.user = false)";
+        return Err(refused("this host has no default route, and pasta no way out", fix));
+    }
+    Ok(HostStep::UserNetwork { program })
 }
 
 /// By default functions are passed where that works; who asks for it is told where it does not.

@@ -9,6 +9,7 @@
 //!   macvtap   a macvtap on eth0, whose device is the VMM's
 //!   link      what all that we make there is called, and how it comes up
 //!   local_ports  which ports sockets of the namespace get that ask for none
+//!   user      an interface for a namespace that has none, served by pasta
 //!   function, lent  an interface that is a PCI function goes to the machine itself, and comes back
 //! ```
 //!
@@ -23,6 +24,7 @@ pub mod macvtap;
 pub mod redirect;
 pub mod scan;
 pub mod tap;
+pub mod user;
 
 use netlink::Socket;
 use std::fs::File;
@@ -68,6 +70,11 @@ pub enum NetworkError {
         /// Why.
         source: function::FunctionError,
     },
+    /// The program that serves a user-space network has given up.
+    #[error(
+        "pasta, the user-space network, could not start: {0}; do without it (cor try --network none, network.user = false)"
+    )]
+    Pasta(String),
     /// More interfaces than a machine may have.
     #[error("the network namespace has {0} interfaces; a machine gets at most {MAX_DEVICES}")]
     TooMany(usize),

@@ -15,6 +15,8 @@ const HANDLE: u32 = 0xffff_0000;
 const EVERYTHING: u32 = 3 << 16 | (libc::ETH_P_ALL as u16).to_be() as u32;
 /// Priority 2, ETH_P_IP.
 const ANSWERS: u32 = 2 << 16 | (libc::ETH_P_IP as u16).to_be() as u32;
+/// Priority 1, ETH_P_IPV6.
+const LOCAL_IPV6: u32 = 1 << 16 | (libc::ETH_P_IPV6 as u16).to_be() as u32;
 /// Priority 1, ETH_P_ARP.
 const NEIGHBOURS: u32 = 1 << 16 | (libc::ETH_P_ARP as u16).to_be() as u32;
 
@@ -117,6 +119,14 @@ fn answer(protocol: i32) -> [Key; 4] {
     ]
 }
 
+/// Destinations that mean the host itself to a program that connects to them there: 0.0.0.0/8 and 127.0.0.0/8; of IPv6 ::/16, which has ::, ::1 and
+/// the addresses of IPv4 in other forms (RFC 4291).
+const LOCAL: [(u32, Key); 3] = [
+    (ANSWERS, (0xff00_0000, 0, 16)),
+    (ANSWERS, (0xff00_0000, 0x7f00_0000, 16)),
+    (LOCAL_IPV6, (0xffff_0000, 0, 24)),
+];
+
 /// OP_REPLY of ARP.
 const ARP_REPLY: Key = (0x0000_ffff, 2, 4);
 
@@ -176,7 +186,8 @@ fn filter(socket: &mut Socket, name: &str, filter: Message) -> Result<(), Networ
     )))
 }
 
-/// Sends all that comes in at interface `from` (called `name`) out at `to`.
+/// Sends all that comes in at interface `from` (called `name`) out at `to`; if `but_local`, without what is for the host's loopback: that goes to
+/// the namespace's own stack, which drops what comes for such an address from outside.
 ///
 /// # Errors
 /// When somebody else takes its packets, or the kernel lacks the discipline, u32 or mirred.
@@ -186,8 +197,14 @@ pub fn redirect(
     from: u32,
     to: u32,
     cookie: &Cookie,
+    but_local: bool,
 ) -> Result<(), NetworkError> {
     claim(socket, name, from)?;
+    // First, so that nothing gets past.
+    for (which, key) in LOCAL.into_iter().filter(|_| but_local) {
+        let pass = new_pass(from, which, &[key]);
+        socket.request(pass).map_err(NetworkError::kernel("keeping the machine from the host's loopback"))?;
+    }
     let redirect = mirred(STOLEN, EGRESS_REDIRECT, to);
     filter(socket, name, new_filter(from, EVERYTHING, &[(0, 0, 0)], cookie, redirect))
 }
@@ -251,13 +268,16 @@ fn end(socket: &mut Socket, index: u32) -> Result<(), NetworkError> {
 }
 
 /// The cookie of a filter that does something; empty for one without. `None` for what is no filter, but a table of them, and for a filter that
-/// lets answers through, which has no place for a cookie.
+/// takes packets from the redirection, which has no place for a cookie.
 fn cookie_of(body: &[u8]) -> Option<&[u8]> {
     let all = attributes(body.get(HEADER..)?);
     let kind = all.value(TCA_KIND)?;
     let options = attributes(all.value(TCA_OPTIONS)?);
     let which = body.get(HEADER - 4..HEADER)?;
-    if kind == b"u32\0" && (options.value(TCA_U32_SEL).is_none() || which == ANSWERS.to_ne_bytes()) {
+    if kind == b"u32\0"
+        && (options.value(TCA_U32_SEL).is_none()
+            || [ANSWERS, LOCAL_IPV6].map(u32::to_ne_bytes).iter().any(|pass| which == pass))
+    {
         return None;
     }
     let action = options.value(TCA_U32_ACT).and_then(|actions| attributes(actions).value(FIRST_ACTION));
@@ -356,10 +376,34 @@ mod tests {
     }
 
     #[test]
+    fn what_means_the_host_itself_is_not_redirected() {
+        let stays = |address: &str| {
+            let address: std::net::IpAddr = address.parse().unwrap();
+            let (at, bytes, family) = match address {
+                std::net::IpAddr::V4(four) => (16, four.octets().to_vec(), ANSWERS),
+                std::net::IpAddr::V6(six) => (24, six.octets().to_vec(), LOCAL_IPV6),
+            };
+            let packet = [vec![9; at], bytes, vec![9; 20]].concat();
+            LOCAL
+                .iter()
+                .any(|(which, key)| *which == family && matches(&new_pass(7, *which, &[*key]), &packet))
+        };
+        for local in ["127.0.0.1", "127.255.0.9", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1", "::127.0.0.1"] {
+            assert!(stays(local), "{local}");
+        }
+        for other in
+            ["128.0.0.1", "10.0.2.2", "1.127.0.0", "fe80::1", "64:ff9b::1", "2001:db8::", "fd00::127"]
+        {
+            assert!(!stays(other), "{other}");
+        }
+    }
+
+    #[test]
     fn ours_is_told_from_others() {
         let filter = |keys| new_filter(7, EVERYTHING, keys, &COOKIE, mirred(STOLEN, EGRESS_REDIRECT, 9));
         assert_eq!(cookie_of(filter(&[(0, 0, 0)]).body()), Some(COOKIE.as_slice()));
         assert_eq!(cookie_of(new_pass(7, ANSWERS, &answer(libc::IPPROTO_UDP)).body()), None);
+        assert_eq!(cookie_of(new_pass(7, LOCAL_IPV6, &[LOCAL[2].1]).body()), None);
         let other = message(libc::RTM_NEWTFILTER, 0, 7, 0, HANDLE, 0).text(TCA_KIND, "bpf");
         assert_eq!(cookie_of(other.clone().nested(TCA_OPTIONS, |m| m).body()), Some([].as_slice()));
         let table = message(libc::RTM_NEWTFILTER, 0, 7, 0, HANDLE, 0).text(TCA_KIND, "u32");

@@ -87,7 +87,7 @@ impl Network {
 
     /// Joins an interface, which has been taken from others, with a free device, whose tap is made for it or for any.
     pub(super) fn join(&mut self, free: usize, index: u32, interface: &Interface) -> Result<Join, HostError> {
-        let Network { dir, namespace, cookie, socket, model, warnings, .. } = self;
+        let Network { dir, namespace, cookie, socket, model, warnings, user, .. } = self;
         let owner = Owner { dir, namespace, cookie };
         let Port { tap, on, .. } = &self.ports[free];
         let of = (index, interface.name.as_str());
@@ -113,8 +113,8 @@ impl Network {
                 interface.name
             ));
         }
-        redirect::redirect(socket, &tap.name, tap.index, index, cookie)?;
-        redirect::redirect(socket, &interface.name, index, tap.index, cookie)?;
+        redirect::redirect(socket, &tap.name, tap.index, index, cookie, user.is_some())?;
+        redirect::redirect(socket, &interface.name, index, tap.index, cookie, false)?;
         Ok(Join::Redirects)
     }
 
