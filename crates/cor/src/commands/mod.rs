@@ -6,8 +6,6 @@ use crate::context::Context;
 use anyhow::Context as _;
 use clap::Subcommand;
 
-mod name_servers;
-
 /// Declares the commands: the module is the file, the variant its name in the help.
 macro_rules! commands {
     ($($(#[$attribute:meta])* $variant:ident = $module:ident,)*) => {

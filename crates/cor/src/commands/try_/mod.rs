@@ -1,6 +1,7 @@
 //! `cor try`: one command in its own virtual machine, without engine and bundle.
 
-use super::name_servers;
+mod name_servers;
+
 use crate::context::Context;
 use anyhow::{Context as _, bail};
 use sandbox::bundle;
