@@ -104,8 +104,10 @@ fn connections_datagrams_and_names_go_out_with_nothing_configured() {
     let own = network.open(false, || [Ear::open(OURS[0])]);
     let names = network.open(true, || UdpSocket::bind((PEER[0], 53)).unwrap());
     let ask = |address: &str| {
-        let udp =
-            format!("exec 3<>/dev/udp/{address}/{PORT}; echo word >&3; read -t 30 line <&3; echo $line;");
+        // bash reads byte by byte, and a datagram is read once.
+        let udp = format!(
+            "exec 3<>/dev/udp/{address}/{PORT}; echo word >&3; timeout 30 dd bs=99 count=1 <&3 2>/dev/null;"
+        );
         format!("exec 3<>/dev/tcp/{address}/{PORT}; read -t 30 line <&3; echo $line; {udp}")
     };
     let script =
