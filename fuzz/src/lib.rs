@@ -29,6 +29,8 @@ pub fn facts() -> HostFacts {
         hostname: "host".into(),
         tsc_khz: None,
         qemu: Some(Qemu { path: "/usr/bin/qemu-system-x86_64".into(), version: (10, 0) }),
+        pasta: Some("/usr/bin/pasta".into()),
+        default_route: true,
         cgroups: Cgroups::V2("/sys/fs/cgroup".into()),
     }
 }
